@@ -1,0 +1,1 @@
+"""What we knew about each customer just before a moment."""

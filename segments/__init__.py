@@ -1,0 +1,1 @@
+"""What we call a customer, given features and scores."""

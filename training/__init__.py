@@ -1,0 +1,1 @@
+"""From a shop's history to a reviewed release."""

@@ -1,0 +1,80 @@
+"""LightGBM for one outcome and one horizon, on rows that were checked first: LightGBM itself trains on anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightgbm
+import numpy as np
+
+from features.errors import TooLittleData
+from training.bundle import Head, Outcome
+from training.dataset import Dataset
+
+MIN_ROWS = 100
+MIN_BUYERS = 20
+VARIANCE_POWER = 1.5  # of the Tweedie distribution: between counts (1) and amounts (2), with a mass at zero
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What the search may change. The defaults are for a few thousand to a few million rows of noisy outcomes."""
+
+    rounds: int = 200
+    learning_rate: float = 0.03
+    num_leaves: int = 15
+    min_data_in_leaf: int = 100
+    feature_fraction: float = 0.6
+    lambda_l2: float = 5.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# Equal bytes for equal input and seed, whatever the number of threads.
+_REPRODUCIBLE = {"deterministic": True, "force_row_wise": True, "verbosity": -1}
+_OBJECTIVE: Mapping[Outcome, dict[str, Any]] = {
+    "repurchase": {"objective": "binary"},
+    "ltv": {"objective": "tweedie", "tweedie_variance_power": VARIANCE_POWER},
+}
+
+
+def fit_head(dataset: Dataset, outcome: Outcome, horizon_days: int, parameters: Parameters, seed: int) -> Head:
+    """A model of `outcome` within `horizon_days`, learned from every row of the dataset.
+
+    Value is learned floored at 0 and in units of the mean positive value, so that the regularisation means the same
+    in any currency. Raises TooLittleData where nothing can be learned; see `require_learnable`.
+    """
+    outcomes = dataset.outcomes[horizon_days]
+    require_learnable(outcomes.repurchased, horizon_days)
+    label, scale = outcomes.repurchased, 1.0
+    if outcome == "ltv":
+        value = np.maximum(outcomes.value, 0.0)
+        scale = float(value[value > 0].mean()) if (value > 0).any() else 1.0
+        label = value / scale
+    names = list(dataset.snapshot.spec.names)
+    data = lightgbm.Dataset(dataset.snapshot.matrix(), label, feature_name=names, free_raw_data=True)
+    options = {**_REPRODUCIBLE, **_OBJECTIVE[outcome], **parameters.to_json(), "seed": seed}
+    options["min_data_in_leaf"] = min(parameters.min_data_in_leaf, len(label) // 20)
+    rounds = options.pop("rounds")
+    return Head(outcome, horizon_days, lightgbm.train(options, data, num_boost_round=rounds), scale)
+
+
+def require_learnable(repurchased: np.ndarray, horizon_days: int) -> None:
+    """Raises TooLittleData on too few rows, unknown outcomes, or outcomes that are nearly all the same."""
+    rows, buyers = len(repurchased), float(np.nansum(repurchased))
+    if np.isnan(repurchased).any():
+        raise TooLittleData(f"{int(np.isnan(repurchased).sum())} of {rows} outcomes at {horizon_days} days are unknown")
+    if rows < MIN_ROWS:
+        raise TooLittleData(
+            f"{rows} customer moments to learn from at {horizon_days} days; at least {MIN_ROWS} are needed: "
+            "more customers, or more months of orders"
+        )
+    for count, what in ((buyers, "bought again"), (rows - buyers, "did not buy again")):
+        if count < MIN_BUYERS:
+            raise TooLittleData(
+                f"{count:.0f} of {rows} customers {what} within {horizon_days} days; at least {MIN_BUYERS} of each "
+                "are needed to learn a difference: try another horizon, or more months of orders"
+            )
