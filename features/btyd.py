@@ -56,9 +56,7 @@ class BgNbd:
         x, t_x, T = _floats(x, t_x, T)
         return np.asarray(expit(-self._log_odds_left(x, t_x, T)))
 
-    def expected_orders(
-        self, x: npt.ArrayLike, t_x: npt.ArrayLike, T: npt.ArrayLike, horizon: npt.ArrayLike
-    ) -> Floats:
+    def expected_orders(self, x: npt.ArrayLike, t_x: npt.ArrayLike, T: npt.ArrayLike, horizon: npt.ArrayLike) -> Floats:
         """Expected purchases in (T, T + horizon], equation 10 of the 2005 paper.
 
         The paper's hypergeometric term overflows for frequent buyers. Euler's transformation moves x out of
@@ -77,9 +75,7 @@ class BgNbd:
             if_alive[doubtful] = self._orders_if_alive_summed(x[doubtful], T[doubtful], horizon[doubtful])
         return np.asarray(self.p_alive(x, t_x, T) * if_alive)
 
-    def p_repurchase(
-        self, x: npt.ArrayLike, t_x: npt.ArrayLike, T: npt.ArrayLike, horizon: npt.ArrayLike
-    ) -> Floats:
+    def p_repurchase(self, x: npt.ArrayLike, t_x: npt.ArrayLike, T: npt.ArrayLike, horizon: npt.ArrayLike) -> Floats:
         """P(at least one purchase in (T, T + horizon]), 0 to 1.
 
         Alive at T, lambda is gamma(r + x, rate alpha + T) and the next purchase comes before any chance to

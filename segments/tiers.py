@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
+
+from segments.scores import ltv_column, repurchase_column
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,17 @@ def fit_tier_policy(score: str, scores: np.ndarray, names: Sequence[str], shares
         fitting = distinct[share_at_or_above <= wanted + 1e-12]
         bounds.append(float(fitting[0]) if len(fitting) else None)
     return TierPolicy(score, tuple(names), tuple(bounds))
+
+
+def tier_table(scores: pd.DataFrame, policy: TierPolicy, horizon_days: int) -> pd.DataFrame:
+    """scores -> one row per tier, best first: tier, customers, share, p_repurchase_mean, ltv_mean, ltv_sum, value_share.
+
+    Money is in currency, over `horizon_days`; a tier without customers has a row with none.
+    """
+    p, ltv = scores[repurchase_column(horizon_days)], scores[ltv_column(horizon_days)]
+    frame = pd.DataFrame({"tier": scores["tier"], "p": p, "ltv": ltv})
+    table = frame.groupby("tier").agg(customers=("p", "size"), p_repurchase_mean=("p", "mean"), ltv_mean=("ltv", "mean"), ltv_sum=("ltv", "sum"))
+    table = table.reindex(list(policy.names)).fillna({"customers": 0, "ltv_sum": 0.0}).astype({"customers": int})
+    table.insert(1, "share", table["customers"] / max(1, len(frame)))
+    table["value_share"] = table["ltv_sum"] / (table["ltv_sum"].sum() or 1.0)
+    return table.rename_axis("tier").reset_index()

@@ -186,9 +186,7 @@ def _histories_of(evaluation: pd.DataFrame, btyd_input: pd.DataFrame) -> pd.Data
     """The histories in the order of the evaluation frame; `ValueError` unless each has exactly one."""
     places = pd.Index(btyd_input["customer_id"])
     if not places.is_unique:
-        raise ValueError(
-            f"{places.duplicated().sum()} of {len(places)} histories are of a customer named before"
-        )
+        raise ValueError(f"{places.duplicated().sum()} of {len(places)} histories are of a customer named before")
     found = places.get_indexer(pd.Index(evaluation["customer_id"]))
     if (found < 0).any():
         first = evaluation["customer_id"].iloc[int(np.argmax(found < 0))]

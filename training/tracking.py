@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from features.errors import ReleaseNotFound
 from training.bundle import publish, save_release
@@ -27,6 +29,7 @@ RELEASE_FOLDER = "release"
 # On the registered model: the versions that have answered, oldest first, the champion last. A rollback drops the last.
 CHAMPIONS_TAG = "champions"
 DIGEST_TAG = "manifest_sha256"
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,13 @@ def rollback(workspace: Path) -> Registered:
     return _enthrone(client, workspace, _find(client, champions[-2]["version"]), champions[:-1])
 
 
-def run_page(base_url: str, workspace: Path, run_id: str) -> str:
-    """Where the MLflow UI shows a run."""
-    return f"{base_url}/#/experiments/{_experiment(_existing_client(workspace), workspace)}/runs/{run_id}"
+def start_ui(workspace: Path, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """Starts the MLflow UI of a workspace on 127.0.0.1 and returns its process; `log` takes what it writes."""
+    _existing_client(workspace)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", address(workspace), "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    output = subprocess.STDOUT if log else None
+    return subprocess.Popen(command, env={**os.environ, **_QUIET}, cwd=workspace, stdout=log, stderr=output, start_new_session=True)
 
 
 def _enthrone(client: MlflowClient, workspace: Path, found: Registered, champions: list[dict[str, str]]) -> Registered:
@@ -121,7 +128,7 @@ def _existing_client(workspace: Path) -> MlflowClient:
 
 
 def _client(workspace: Path) -> MlflowClient:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.update(_QUIET)
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)

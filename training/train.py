@@ -19,7 +19,7 @@ from training.bundle import Bundle, Head, Outcome
 from training.cutoffs import Split, cutoff_grid, require_split, split_by_time
 from training.dataset import Dataset, build_dataset, purchase_days
 from training.evaluate import Evaluation, evaluate
-from training.models import fit_head
+from training.models import fit_head, require_learnable
 from training.search import Found, search
 
 Step = Callable[[str], None]
@@ -44,6 +44,18 @@ class Trained:
     found: dict[Outcome, Found]
     skipped_horizons: tuple[str, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a data scientist should know: what was left out, and why."""
+        left_out = [f"baseline {e.name}: {e.left_out}" for e in self.evaluation.predictions.values() if e.left_out]
+        searches = [f"search of {outcome}: {entry.note}" for outcome, entry in self.found.items() if entry.note]
+        return tuple(f"no {horizon}: too little history" for horizon in self.skipped_horizons) + tuple(searches + left_out)
+
+
+def steps(request: Request) -> int:
+    """How often `train` reports a step."""
+    return 6 + 2 * request.trials
+
 
 def train(tables: Tables, settings: Settings, request: Request, step: Step = lambda text: None) -> Trained:
     """Learns, judges, and learns again from everything: the recipe, one sentence a line.
@@ -58,6 +70,7 @@ def train(tables: Tables, settings: Settings, request: Request, step: Step = lam
     spec = learn_spec(tables, primary.evaluation)
     horizons = sorted({horizon for _, horizon in splits})
     dataset = build_dataset(tables, cutoff_grid(tables, settings, request.as_of), horizons, request.as_of, spec)
+    require_learnable(dataset.at(primary.training).outcomes[primary.horizon_days].repurchased, primary.horizon_days)
     found = _search(dataset, primary, request, step)
     step("evaluation")
     rehearsal = _bundle(dataset, splits, spec, found, request, settings, last=False)
@@ -108,14 +121,15 @@ def _bundle(
     for (outcome, horizon), split in splits.items():
         rows = dataset.at(split.mature if last else split.training)
         heads.append(fit_head(rows, outcome, horizon, found[outcome].parameters, request.seed))
-    return Bundle(spec, settings.primary_horizon_days, tuple(heads), _provenance(request, splits, found), metrics or {})
+    return Bundle(spec, settings.primary_horizon_days, tuple(heads), _provenance(request, settings, splits, found), metrics or {})
 
 
-def _provenance(request: Request, splits: Splits, found: dict[Outcome, Found]) -> dict[str, object]:
+def _provenance(request: Request, settings: Settings, splits: Splits, found: dict[Outcome, Found]) -> dict[str, object]:
     """What the bundle was made from; nothing that differs between two equal trainings."""
     return {
         "as_of": request.as_of.isoformat(),
         "seed": request.seed,
+        "timezone": settings.timezone,
         "cutoffs": sorted({cutoff.isoformat() for split in splits.values() for cutoff in split.mature}),
         "parameters": {outcome: entry.parameters.to_json() for outcome, entry in found.items()},
         "versions": {"lightgbm": lightgbm.__version__, "numpy": np.__version__, "pandas": pd.__version__},

@@ -2,8 +2,8 @@
 
 The truth is the probability, or the expected net revenue, given the customer's own latents and all that
 happened to the customer before the cutoff: orders and the visit that each came from, ratings, visits, carts,
-e-mails and what became of them, refunds. Only the moment of dropout is hidden, and it is integrated out
-exactly:
+e-mails and what became of them, refunds. Rows that the shop learned of late are taken as known. Only the
+moment of dropout is hidden, and it is integrated out exactly:
 
 - `p_alive` is the posterior that the dropout coin of the last order did not fall. The odds are those of the
   coin times the likelihood ratio of what followed: (1 - q) / q times the visits that were and were not made,
@@ -12,7 +12,7 @@ exactly:
   order by t with probability F_j(t). So P(an order before t) is
   p_alive * (1 - exp(-Lambda(t)) * prod_j (1 - F_j(t))).
 - Each order ends the life with mean probability q. The chance that no order before t did so is
-  A(t) = exp(-q Lambda(t)) * prod_j (1 - q F_j(t)), and the expected orders are the integral of A dLambda plus,
+  A(t) = exp(-q Lambda(t)) * prod_j (1 - q F_j(t)), and the expected orders are the integral of A dLambda and,
   for each pending j, that of A / (1 - q F_j) dF_j, on a grid of days (midpoint rule).
 - Every order pays the customer's mean basket; refunds of new orders and of those before the cutoff are
   subtracted when they fall into the window.
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.synthetic_world import (
+from features.synthetic.world import (
     CART_IF_CONVERTING,
     CART_IF_NOT,
     CLICK_IF_ALIVE,
@@ -58,7 +58,8 @@ PENDING_DAYS = int(CONVERSION_DELAY_MAX)
 class Truth:
     """The oracle's answer for the buyers before a cutoff.
 
-    `customer` is the position in the block, ascending; `p_repurchase` and `value` have a column for each of `HORIZONS`, values in currency.
+    `customer` is the position in the block, ascending; `p_repurchase` and `value`
+    (currency) have a column for each of `HORIZONS`; `dropout_mean` is that of a repeat order.
     """
 
     customer: Ints
@@ -124,7 +125,8 @@ def _mean_dropout(people: People, first: Flags) -> Floats:
     chances = [
         dropout_chance(people.dropout, 1 + k, first) * ways[k] * p**k * (1 - p) ** (4 - k) for k in range(5)
     ]
-    return np.sum(chances, axis=0)
+    mean: Floats = np.sum(chances, axis=0)
+    return mean
 
 
 def _last_orders(block: Block, cutoff: float) -> Ints:
@@ -156,7 +158,7 @@ def _unconverted(block: Block, cutoff: float) -> Ints:
 
 
 def _visits_log_odds(calendar: Calendar, block: Block, since: Floats, cutoff: float) -> Floats:
-    """Log likelihood ratio, alive to dropped out, of visits since the last order, none of which led to one."""
+    """Log likelihood ratio, alive to dropped out, of the visits without an order since the last order."""
     visits = _unconverted(block, cutoff)
     customer, time = block.visits.customer[visits], block.visits.time[visits]
     meant, weight = _converting(block, visits)
@@ -254,7 +256,9 @@ def _new_revenue(people: People, per_day: Floats) -> Floats:
     """Expected net revenue (n, horizons) of new orders: amounts less the refunds inside the window."""
     left = np.array(HORIZONS)[None, :] - (np.arange(per_day.shape[1]) + 0.5)[:, None]
     orders, refunds = per_day @ (left > 0).astype(float), per_day @ refund_cdf(left)
-    return people.order_value[:, None] * (orders - (people.refund_rate * REFUND_MEAN_PART)[:, None] * refunds)
+    given_back = (people.refund_rate * REFUND_MEAN_PART)[:, None]
+    net: Floats = people.order_value[:, None] * (orders - given_back * refunds)
+    return net
 
 
 def _old_refunds(block: Block, cutoff: float) -> Floats:

@@ -1,7 +1,7 @@
 """A simulated shop with a known truth: the contract's six tables as Parquet files, and an oracle's answers.
 
-The world is in `features.synthetic_world`, its rows in `features.synthetic_rows` and the oracle in
-`features.synthetic_truth`; here the files are written, a block of customers at a time. Every block has its
+The world is in `features.synthetic.world`, its rows in `features.synthetic.rows` and the oracle in
+`features.synthetic.truth`; here the files are written, a block of customers at a time. Every block has its
 own random stream, so that the files depend on the arguments and the library versions alone, and memory does
 not grow with the number of customers.
 """
@@ -9,7 +9,6 @@ not grow with the number of customers.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import Refused
-from features.synthetic_rows import SCHEMAS, Scene, tables_of
-from features.synthetic_world import START, Calendar, draw_block, make_calendar
+from features.synthetic.rows import SCHEMAS, Scene, tables_of
+from features.synthetic.world import START, Calendar, draw_block, make_calendar
 
 DEFAULT_CUSTOMERS, DEFAULT_MONTHS, DEFAULT_SEED = 20_000, 24, 7
 MONTHS_MAX = 120
@@ -48,15 +47,17 @@ def simulate(
 ) -> SimulatedShop:
     """Writes the six tables and `truth.parquet` of a shop that opens on 2023-01-01, `months` months of it.
 
-    The truth is that of `features.synthetic_truth`, at the end of the data, for every customer with a paid
-    order. `progress` is called with the number of customers written so far. The files appear all at once at
-    the end. Raises Refused for numbers out of range and when the folder holds one of the files already.
+    The truth is that of `features.synthetic.truth`, at the end of the data, for every customer with a paid
+    order: `p_alive`, `p_repurchase_{h}d`, `value_{h}d` (currency, net of refunds) and the customer's latents;
+    `arm` is "none" for customers without consent, who are in no campaign. `progress` gets the number of
+    customers written so far. The files appear all at once at the end. Raises Refused for numbers out of
+    range and when the folder holds one of the files already.
     """
     _require(folder, customers, months, seed)
     calendar = make_calendar(months)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(folder) as scratch:
-        rows = _write(scratch, calendar, customers, seed, progress or (lambda done: None))
+        rows = _write(scratch, calendar, customers, seed, progress)
         _move(scratch, folder)
     return SimulatedShop(folder, START, START + calendar.days, rows)
 
@@ -95,7 +96,7 @@ def _move(scratch: Path, folder: Path) -> None:
     moved: list[Path] = []
     try:
         for name in FILES:
-            os.replace(scratch / name, folder / name)
+            (scratch / name).replace(folder / name)
             moved.append(folder / name)
     except OSError:
         for path in moved:
@@ -104,7 +105,7 @@ def _move(scratch: Path, folder: Path) -> None:
 
 
 def _write(
-    folder: Path, calendar: Calendar, customers: int, seed: int, progress: Callable[[int], None]
+    folder: Path, calendar: Calendar, customers: int, seed: int, progress: Callable[[int], None] | None
 ) -> dict[str, int]:
     counted = dict.fromkeys(SCHEMAS, 0) | {"sessions": 0}
     with contextlib.ExitStack() as stack:
@@ -117,7 +118,8 @@ def _write(
                 writers[table].write_table(made)
                 counted[table] += made.num_rows
             counted["sessions"] += len(numbers) + len(scene.block.visits.time)
-            progress(int(numbers[-1]) + 1)
+            if progress:
+                progress(int(numbers[-1]) + 1)
     return {table: counted[table] for table in SCHEMAS}
 
 

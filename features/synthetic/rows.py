@@ -1,7 +1,7 @@
 """The rows that the simulated shop leaves behind: a block of its world as the contract's tables.
 
 What only rows have is drawn here: channels, lateness, promotion codes, order lines, sessions and complaints.
-None of it depends on whether a customer dropped out, so that it tells an oracle nothing that the world has not.
+None of it depends on whether a customer dropped out, so an oracle learns nothing new from it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from features.synthetic_truth import HORIZONS, truth_at
-from features.synthetic_world import (
+from features.synthetic.truth import HORIZONS, truth_at
+from features.synthetic.world import (
     ACQUISITION_CHANNELS,
     CAMPAIGN_DAYS,
     CART_IF_CONVERTING,

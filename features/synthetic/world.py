@@ -44,7 +44,7 @@ OPEN_DELAY, OPEN_DELAY_MAX = 0.3, 2.0
 DEAD_OPENS = 0.50
 CLICK_IF_ALIVE, CLICK_IF_DEAD = 0.30, 0.15
 
-DROPOUT_BY_SATISFACTION = np.array([3.0, 2.2, 1.4, 0.85, 0.55])
+DROPOUT_BY_SATISFACTION = np.array([6.0, 3.5, 1.5, 0.75, 0.45])
 FIRST_ORDER_DROPOUT = 8.0
 DROPOUT_MAX = 0.9
 RATING_SHARE, RATING_DELAY = 0.3, (0.5, 10.0)
@@ -56,9 +56,10 @@ FULL_REFUND_SHARE, PART_REFUND = 0.6, (0.2, 0.8)
 REFUND_MEAN_PART = FULL_REFUND_SHARE + (1 - FULL_REFUND_SHARE) * sum(PART_REFUND) / 2
 
 # Mean and spread of the latents' logarithms (the conversion's log odds), before attributes shift them.
-EPISODE_RATE, CONVERSION, DROPOUT, ORDER_VALUE = (-3.75, 1.2), (-0.25, 0.3), (-4.0, 0.45), (3.55, 0.45)
+EPISODE_RATE, CONVERSION, DROPOUT, ORDER_VALUE = (-3.6, 1.25), (-0.25, 0.3), (-4.0, 0.45), (3.55, 0.45)
 # A skewed rate: many customers come seldom, and a few keep the shop busy and stay.
-BUSY_SHAPE, DROPOUT_OF_BUSY, EPISODE_RATE_MAX = 0.8, -0.6, 1.2
+BUSY_SHAPE, DROPOUT_OF_BUSY = 0.8, -0.6
+EPISODE_RATE_MAX, CAMPAIGN_EFFECT_MAX = 0.7, 1.5
 
 LEAD_SHARE, CONTROL_SHARE, CONSENT_SHARE = 0.04, 0.2, 0.7
 
@@ -102,7 +103,7 @@ class People:
 
 @dataclass(frozen=True)
 class Visits:
-    """Visits after the first order by customer (position in the block) and time; `ordered_at` inf if never."""
+    """Visits since the first order, by customer (place in the block) and time; `ordered_at` inf if never."""
 
     customer: Ints
     time: Floats
@@ -178,7 +179,7 @@ def draw_people(calendar: Calendar, numbers: Ints, rng: np.random.Generator) -> 
     open_minded, fickle, rich = rng.normal(0, 1, (3, n))
     busy = (rng.standard_gamma(BUSY_SHAPE, n) - BUSY_SHAPE) / BUSY_SHAPE**0.5
     signup = _arrivals(calendar, n, rng)
-    effect = np.where(rng.random(n) < 0.4, rng.gamma(3.0, 0.3, n), rng.gamma(1.0, 0.04, n))
+    effect = np.where(rng.random(n) < 0.4, rng.gamma(4.0, 0.22, n), rng.gamma(1.0, 0.04, n))
     by_channel = np.array([0.0, 0.30, 0.45, -0.45, -0.25, -0.1])[channel]
     by_region = np.array([0.05, -0.2, 0.15, 0.0, -0.05, 0.3])[region]
     return People(
@@ -197,7 +198,7 @@ def draw_people(calendar: Calendar, numbers: Ints, rng: np.random.Generator) -> 
         dropout=_lognormal(DROPOUT, fickle, by_channel + DROPOUT_OF_BUSY * busy),
         order_value=_lognormal(ORDER_VALUE, rich, by_region + 0.01 * (age - 41)),
         satisfaction=rng.beta(9.0, 3.5, n),
-        campaign_effect=effect,
+        campaign_effect=np.minimum(effect, CAMPAIGN_EFFECT_MAX),
         consent=rng.random(n) < CONSENT_SHARE,
         treated=rng.random(n) >= CONTROL_SHARE,
         open_rate=rng.beta(3.0, 5.0, n),
@@ -209,7 +210,8 @@ def draw_people(calendar: Calendar, numbers: Ints, rng: np.random.Generator) -> 
 
 def delay_cdf(days: Floats, mean: float = CONVERSION_DELAY, most: float = CONVERSION_DELAY_MAX) -> Floats:
     """P(delay <= days) of an exponential with `mean`, truncated at `most` days."""
-    return np.expm1(-np.clip(days, 0, most) / mean) / np.expm1(-most / mean)
+    share: Floats = np.expm1(-np.clip(days, 0, most) / mean) / np.expm1(-most / mean)
+    return share
 
 
 def refund_cdf(days: Floats) -> Floats:
@@ -220,7 +222,8 @@ def refund_cdf(days: Floats) -> Floats:
 def dropout_chance(dropout: Floats, satisfaction: Ints | int, first: Flags | bool) -> Floats:
     """P(dropout at an order) from the latent, the order's satisfaction and whether it is the first."""
     raised = DROPOUT_BY_SATISFACTION[np.asarray(satisfaction) - 1] * np.where(first, FIRST_ORDER_DROPOUT, 1.0)
-    return np.minimum(dropout * raised, DROPOUT_MAX)
+    chance: Floats = np.minimum(dropout * raised, DROPOUT_MAX)
+    return chance
 
 
 def campaign_lift(people: People) -> Floats:
@@ -231,7 +234,8 @@ def campaign_lift(people: People) -> Floats:
 def campaign_start(calendar: Calendar, people: People) -> Floats:
     """The first send after each customer's first order: campaigns before it were not sent to them."""
     sends = np.append(calendar.sends, np.inf)
-    return np.minimum(sends[np.searchsorted(calendar.sends, people.first_order)], calendar.grid[-1])
+    begin: Floats = np.minimum(sends[np.searchsorted(calendar.sends, people.first_order)], calendar.grid[-1])
+    return begin
 
 
 def visits_until(calendar: Calendar, time: Floats) -> Floats:
@@ -257,7 +261,8 @@ def _bump(day: Floats, centre: float, width: float) -> Floats:
 
 def _month_starts(months: int) -> Floats:
     firsts = START.astype("datetime64[M]") + np.arange(months)
-    return (firsts.astype("datetime64[D]") - START).astype(float)
+    days: Floats = (firsts.astype("datetime64[D]") - START).astype(float)
+    return days
 
 
 def _sends(days: int) -> Floats:
@@ -280,8 +285,9 @@ def _logistic(x: Floats) -> Floats:
 def _arrivals(calendar: Calendar, n: int, rng: np.random.Generator) -> Floats:
     """Signup moments: the season of visits, times a growth to twice as many at the end as at the opening."""
     hours = calendar.days * 24
-    weights = np.diff(calendar.visits[: hours + 1]) * (1 + np.arange(hours) / hours)
-    return np.interp(rng.random(n) * weights.sum(), _cumulated(weights), calendar.grid[: hours + 1])
+    reached = _cumulated(np.diff(calendar.visits[: hours + 1]) * (1 + np.arange(hours) / hours))
+    signup: Floats = np.interp(rng.random(n) * reached[-1], reached, calendar.grid[: hours + 1])
+    return signup
 
 
 def _first_order_delay(n: int, rng: np.random.Generator) -> Floats:
@@ -292,7 +298,8 @@ def _first_order_delay(n: int, rng: np.random.Generator) -> Floats:
 def _truncated_delay(
     n: int, rng: np.random.Generator, mean: float = CONVERSION_DELAY, most: float = CONVERSION_DELAY_MAX
 ) -> Floats:
-    return -mean * np.log1p(rng.random(n) * np.expm1(-most / mean))
+    days: Floats = -mean * np.log1p(rng.random(n) * np.expm1(-most / mean))
+    return days
 
 
 def _affinity(gender: Ints, rng: np.random.Generator) -> Floats:
@@ -304,7 +311,8 @@ def _affinity(gender: Ints, rng: np.random.Generator) -> Floats:
         ]
     )
     drawn = rng.standard_gamma(0.8 * weights[gender]) + 1e-9
-    return drawn / drawn.sum(axis=1, keepdims=True)
+    shares: Floats = drawn / drawn.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _candidate_visits(calendar: Calendar, people: People, rng: np.random.Generator) -> Visits:

@@ -1,0 +1,1 @@
+"""Answering for one customer or for all."""
