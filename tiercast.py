@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
 DEMO_CUSTOMERS, DEMO_MONTHS, DEMO_SEED, DEMO_TRIALS = 6000, 24, 7, 5
 SERVICE_PORT, UI_PORT = 3000, 5000
 DONE, REFUSED, USAGE = 0, 1, 2
+SERVERS = ("serve", "ui", "demo")  # they stay up and talk to people
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns 0, 1 (refused, with the reason on standard error) or 2 (usage)."""
     asked = _parser().parse_args(arguments)
-    # On a busy machine spinning OpenMP threads cost up to twelve times the work; see docs/decisions.
+    # On a busy machine spinning OpenMP threads cost up to twelve times the work (docs/decisions/0006).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         asked.run(asked)
@@ -80,8 +82,9 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None]
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.add_argument("--workspace", type=Path, default=Path(os.environ.get("TIERCAST_WORKSPACE", "workspace")),
                          metavar="DIR", help="where state lives (default: $TIERCAST_WORKSPACE or ./workspace)")
-    command.add_argument("--json", action="store_true", help="answer for programs, on standard output")
     command.set_defaults(run=run)
+    if name not in SERVERS:
+        command.add_argument("--json", action="store_true", help="answer for programs, on standard output")
     return command
 
 
@@ -196,6 +199,7 @@ def _score(asked: argparse.Namespace) -> None:
 def _serve(asked: argparse.Namespace) -> None:
     from serving.launch import running, serve, wait_until_ready
 
+    _end_on_terminate()
     url = f"http://127.0.0.1:{asked.port}"
     with running(serve(asked.workspace, port=asked.port)) as process:
         wait_until_ready(url, process)
@@ -205,11 +209,15 @@ def _serve(asked: argparse.Namespace) -> None:
 
 def _ui(asked: argparse.Namespace) -> None:
     _require_training_packages()
-    from serving.launch import running
-    from training.tracking import start_ui
+    from serving.launch import require_free, running, wait_until_ready
+    from training.tracking import UI_READY_PATH, start_ui
 
+    _end_on_terminate()
+    require_free("127.0.0.1", asked.port)
+    url = f"http://127.0.0.1:{asked.port}"
     with running(start_ui(asked.workspace, asked.port)) as process:
-        _say(f"MLflow UI on http://127.0.0.1:{asked.port}, Ctrl-C to stop")
+        wait_until_ready(url, process, UI_READY_PATH)
+        _say(f"MLflow UI on {url}, Ctrl-C to stop")
         process.wait()
 
 
@@ -217,8 +225,9 @@ def _demo(asked: argparse.Namespace) -> None:
     """Runs the other commands as a newcomer would type them, then keeps both servers up."""
     _require_training_packages()
     from serving.launch import free_port, running, serve, wait_until_ready
-    from training.tracking import start_ui
+    from training.tracking import UI_READY_PATH, start_ui
 
+    _end_on_terminate()
     shop, scores = asked.workspace / "shop", asked.workspace / "scores.csv"
     if not (shop / "truth.parquet").exists():
         _run(asked, "simulate", str(shop))
@@ -226,15 +235,18 @@ def _demo(asked: argparse.Namespace) -> None:
     _run(asked, "train", str(shop), "--trials", str(DEMO_TRIALS))
     _run(asked, "promote", "challenger", "--reason", "demo")
     _run(asked, "score", str(shop), "--out", str(scores))
-    service, ui = free_port(SERVICE_PORT), free_port(UI_PORT)
-    url = f"http://127.0.0.1:{service}"
-    with open(asked.workspace / "servers.log", "ab") as log, running(serve(asked.workspace, port=service, log=log)) as process:
-        wait_until_ready(url, process)
-        with running(start_ui(asked.workspace, ui, log)):
-            _show_first_answer(url, f"http://127.0.0.1:{ui}", scores)
-            if not asked.exit:
-                _say("both stay up until Ctrl-C")
-                process.wait()
+    ports = free_port(SERVICE_PORT), free_port(UI_PORT)
+    service_url, ui_url = (f"http://127.0.0.1:{port}" for port in ports)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context((asked.workspace / "servers.log").open("ab"))
+        service = stack.enter_context(running(serve(asked.workspace, port=ports[0], log=log)))
+        ui = stack.enter_context(running(start_ui(asked.workspace, ports[1], log)))
+        wait_until_ready(service_url, service)
+        wait_until_ready(ui_url, ui, UI_READY_PATH)
+        _show_first_answer(service_url, ui_url, scores)
+        if not asked.exit:
+            _say("both stay up until Ctrl-C")
+            service.wait()
 
 
 def _run(asked: argparse.Namespace, *arguments: str) -> None:
@@ -261,6 +273,15 @@ def _show_first_answer(service: str, ui: str, scores: Path) -> None:
 
 
 # What commands share
+
+
+def _end_on_terminate() -> None:
+    """Makes SIGTERM end a command as Ctrl-C does, so that the servers it started end with it."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Engagement: what customers do between orders (visits, carts, opened e-mails) and how often we contact them."""
+"""Engagement: what customers do between orders (visits, carts, opened e-mails), and how often we contact them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ FAMILY = "engagement"
 TABLES = ("events", "exposures")
 WINDOWS_DAYS = (7, 28, 90)
 MAX_EVENT_TYPES = 16
+TAKEN_WORDS = ("orders", "contact", "contacts")
 
 
 def learn_event_types(history: History) -> tuple[str, ...]:
@@ -20,12 +21,18 @@ def learn_event_types(history: History) -> tuple[str, ...]:
     return tuple(sorted(top.to_pyarrow()["type"].to_pylist()))
 
 
+def _word(event_type: str) -> str:
+    """The event type in a feature's name; never one that makes the name of another family's feature."""
+    word = as_word(event_type)
+    return f"{word}_event" if word in TAKEN_WORDS else word
+
+
 def events_block(history: History, event_types: tuple[str, ...]) -> tuple[ir.Table, tuple[Feature, ...]]:
     """events -> customer_id and counts and recency per event type, for every customer with an event."""
     events = history.events
     features: dict[Feature, ir.Value] = {}
-    for word in sorted({as_word(event_type) for event_type in event_types}):
-        of_type = events.type.isin([event_type for event_type in event_types if as_word(event_type) == word])
+    for word in sorted(set(map(_word, event_types))):
+        of_type = events.type.isin([event_type for event_type in event_types if _word(event_type) == word])
         features[Feature(word, "recency_days", f"days since the last {word} event; missing without one")] = (
             events.age_us.min(where=of_type).cast("float64") / float(DAY_US)
         )
@@ -37,13 +44,11 @@ def events_block(history: History, event_types: tuple[str, ...]) -> tuple[ir.Tab
 
 
 def exposures_block(history: History) -> tuple[ir.Table, tuple[Feature, ...]]:
-    """exposures -> customer_id, contacts received (rows of the control arm are not contacts) and days since the last."""
+    """exposures -> customer_id, contacts received (the control arm receives none) and days since the last."""
     exposures = history.exposures
     sent = (exposures.arm != "control").fill_null(True)
-    features: dict[Feature, ir.Value] = {
-        Feature("contact", "recency_days", "days since the last contact; missing without one"): exposures.age_us.min(where=sent)
-        .cast("float64") / float(DAY_US)
-    }
+    last = Feature("contact", "recency_days", "days since the last contact; missing without one")
+    features: dict[Feature, ir.Value] = {last: exposures.age_us.min(where=sent).cast("float64") / float(DAY_US)}
     for window in WINDOWS_DAYS:
         meaning = f"contacts received in the last {window} days"
         inside = sent & (exposures.age_us <= window * DAY_US)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 
 
@@ -30,5 +32,17 @@ class Feature:
 
 
 def as_word(text: str) -> str:
-    """`text` as a part of a name: lower case, everything but letters and digits an underscore."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "unnamed"
+    """`text` as a part of a name: lower case without accents, everything but letters and digits an underscore.
+
+    Texts in other scripts, of which nothing readable would remain, are told apart by four digits of a hash.
+    """
+    plain = unicodedata.normalize("NFKD", text.lower().translate(_WITHOUT_ACCENT))
+    bare = "".join(sign for sign in plain if not unicodedata.combining(sign))
+    word = re.sub(r"[^a-z0-9]+", "_", bare).strip("_")
+    if all(sign.isascii() for sign in bare if sign.isalnum()):
+        return word or "unnamed"
+    return f"{word or 'unnamed'}_{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+
+
+# Letters that Unicode does not take apart into a plain letter and an accent.
+_WITHOUT_ACCENT = str.maketrans({"đ": "d", "ø": "o", "ł": "l", "ß": "ss", "æ": "ae", "œ": "oe"})

@@ -62,7 +62,8 @@ def _whole_life(buyers: ir.Table, history: History) -> dict[Feature, ir.Value]:
         Feature("spend", "sum", "paid less refunded, currency"): history.money(buyers.net_sum),
         Feature("refunds", "count", "refunds"): buyers.refund_count,
         Feature("refunds", "sum", "money given back, currency, negative"): history.money(buyers.refund_sum),
-        Feature("discount", "share", "discount per currency paid"): buyers.discount_sum.cast("float64") / buyers.paid_sum,
+        Feature("discount", "share", "discount per currency paid"): buyers.discount_sum.cast("float64")
+        / buyers.paid_sum,
         Feature("interpurchase_days", "mean", "mean days between orders; missing with one order"): _days(rhythm_us),
         Feature("recency", "rhythms", "recency over the mean days between orders"): buyers.last_age_us
         / rhythm_us.nullif(0),

@@ -20,7 +20,14 @@ from features.naming import Feature
 from features.tables import CONTRACT, History, Tables
 
 KEYS = ["customer_id", "cutoff"]
-_IBIS_TYPE = {"id": "string", "text": "string", "time": "timestamp(6)", "date": "date", "money": "int64", "number": "float64"}
+_IBIS_TYPE = {
+    "id": "string",
+    "text": "string",
+    "time": "timestamp(6)",
+    "date": "date",
+    "money": "int64",
+    "number": "float64",
+}
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,26 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> FeatureSpec:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
+        return cls(
+            tables=tuple(found["tables"]),
+            event_types=tuple(found["event_types"]),
+            currency=found["currency"],
+            names=tuple(found["names"]),
+        )
 
     def require_tables(self, tables: Tables) -> None:
         """Raises SpecMismatch when a table that the features need is not there, or the currency differs."""
         missing = sorted(set(self.tables) - tables.present)
         if missing:
-            raise SpecMismatch(f"the model was trained with {', '.join(missing)}, which these data do not have; "
-                               "add the table or train without it")
+            raise SpecMismatch(
+                f"the model was trained with {', '.join(missing)}, which these data do not have; "
+                "add the table or train without it"
+            )
         if tables.currency != self.currency:
-            raise SpecMismatch(f"the model was trained in {self.currency}, these data are in {tables.currency}; "
-                               "set currency in tiercast.toml or train again")
+            raise SpecMismatch(
+                f"the model was trained in {self.currency}, these data are in {tables.currency}; "
+                "set currency in tiercast.toml or train again"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,29 +110,49 @@ def list_features(tables: Iterable[str], event_types: tuple[str, ...]) -> tuple[
 
 
 def build_snapshot(
-    tables: Tables, cutoffs: Iterable[datetime], spec: FeatureSpec, progress: Callable[[datetime], None] = lambda cutoff: None
+    tables: Tables,
+    cutoffs: Iterable[datetime],
+    spec: FeatureSpec,
+    progress: Callable[[datetime], None] = lambda _: None,
 ) -> Snapshot:
     """Features of every customer with a paid order before the cutoff, at each of `cutoffs` (UTC).
 
     A row depends on its customer's rows before its cutoff and on nothing else: not on other customers, the other
-    cutoffs, the order of the rows, or the number of threads.
+    cutoffs, the order of the rows, or the number of threads. Without such a customer there are no rows. Raises
+    SpecMismatch when `spec` names a feature that is not made here.
     """
     frames = []
     for cutoff in sorted(set(cutoffs)):
         frames.append(_at(tables.before(cutoff), spec))
         progress(cutoff)
-    return Snapshot(pd.concat(frames, ignore_index=True), spec)
+    return Snapshot(pd.concat(frames, ignore_index=True) if frames else _without_rows(spec), spec)
 
 
 def _at(history: History, spec: FeatureSpec) -> pd.DataFrame:
     expression, _ = _features(history, frozenset(spec.tables), spec.event_types)
+    unknown = [name for name in spec.names if name not in expression.columns]
+    if unknown:
+        count = f"{len(unknown)} feature" + ("s" if len(unknown) > 1 else "")
+        raise SpecMismatch(
+            f"the model was trained on {count} that this version does not make (first: {unknown[0]}); train again"
+        )
     ordered = expression.select("customer_id", *spec.names).order_by("customer_id")
-    frame = ordered.to_pyarrow().to_pandas()
+    frame: pd.DataFrame = ordered.to_pyarrow().to_pandas()
     frame.insert(1, "cutoff", pd.Series([history.cutoff] * len(frame), dtype="datetime64[us]"))
-    return frame.astype(dict.fromkeys(spec.names, "float64"))
+    return frame.astype(_dtypes(spec))
 
 
-def _features(history: History, tables: frozenset[str], event_types: tuple[str, ...]) -> tuple[ir.Table, tuple[Feature, ...]]:
+def _without_rows(spec: FeatureSpec) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(_dtypes(spec))).astype(_dtypes(spec))
+
+
+def _dtypes(spec: FeatureSpec) -> dict[str, str]:
+    return {"customer_id": "str", "cutoff": "datetime64[us]"} | dict.fromkeys(spec.names, "float64")
+
+
+def _features(
+    history: History, tables: frozenset[str], event_types: tuple[str, ...]
+) -> tuple[ir.Table, tuple[Feature, ...]]:
     """The buyers of the RFM block with every other family's columns beside them."""
     snapshot, features = rfm.block(history)
     if "events" in tables and event_types:

@@ -1,21 +1,18 @@
 """From a shop's files and databases to `Tables`: the only input of the package.
 
-Everything is read as text and made into the contract's types by SQL in DuckDB, so that a file, a database and
-rows sent to the service go through the same door. Values that cannot be used put their row into quarantine.
+Everything is read as text and made into the contract's types by SQL in DuckDB (`intake`), so that a file, a database
+and rows sent to the service go through the same door. Values that cannot be used put their row into quarantine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import glob
-import gzip
-import json
-import re
+import hashlib
 import tempfile
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,64 +20,63 @@ import duckdb
 import ibis
 import pyarrow as pa
 
-from features.errors import ContractError
+from features.delimited import read_text
+from features.errors import ContractError, SettingsError
+from features.intake import Foreign, create_empty, first_line, take_in
+from features.quoting import literal
 from features.settings import FILE_NAME, Settings, SourceTable, read_settings
-from features.tables import COLUMN_NAMES, CONTRACT, ROW_ID, Column, TableIntake, Tables, show_time
+from features.tables import COLUMN_NAMES, CONTRACT, TableIntake, Tables
 
 FILE_ENDINGS = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 DATABASE_NAME = "shop.duckdb"
-# Amounts beyond this many minor units are typing errors, and sums of them would leave 64 bits.
-MAX_MINOR_UNITS = 10**13
-_SQL_TYPE = {"id": "VARCHAR", "text": "VARCHAR", "time": "TIMESTAMP", "date": "DATE", "money": "BIGINT", "number": "DOUBLE"}
+_POSTGRES = ("postgresql://", "postgres://")
+# The engine's own database, next to those of the shop that are attached.
+_OWN = "tables"
+_EPOCH = datetime(1970, 1, 1)
+_NO_ORDERS = (
+    "orders is missing; it is the one table that must be there: "
+    f"orders{', orders'.join(FILE_ENDINGS[:3])}, or a path under [sources.orders] in {FILE_NAME}"
+)
 
 Progress = Callable[[str], None]
+Reader = Callable[[], Foreign | None]
 
 
 def load_settings(folder: Path, file: Path | None = None) -> Settings:
     """The settings of a shop: those in `file`, else in the folder's `tiercast.toml`, else the defaults."""
+    if file is not None and not file.exists():
+        raise SettingsError(f"there is no settings file {file}")
     return read_settings(file or folder / FILE_NAME, COLUMN_NAMES)
 
 
 @contextlib.contextmanager
-def open_folder(folder: Path, settings: Settings, progress: Progress = lambda table: None) -> Iterator[Tables]:
+def open_folder(folder: Path, settings: Settings, progress: Progress = lambda _: None) -> Iterator[Tables]:
     """The contract's tables out of the files and databases of `folder`, for the length of a `with`.
 
     Accepted rows are held in a temporary DuckDB file that goes away at the end. Raises ContractError with all
-    problems of all tables: a missing file or column, no usable row, a column that seems to be misread.
+    problems of all tables: a missing file or column, no paid order, a column that seems to be misread.
     """
     if not folder.is_dir():
-        raise ContractError(f"{folder} is not a folder; give the folder that holds orders.parquet, orders.csv or {FILE_NAME}")
+        raise ContractError(
+            f"{folder} is not a folder; give the folder that holds orders.parquet, orders.csv or {FILE_NAME}"
+        )
     with _engine(settings) as con:
-        yield _load(con, {t: _folder_reader(con, folder, t, settings) for t in CONTRACT}, settings, progress)
+        tables = _load(con, {t: _folder_reader(con, folder, t, settings) for t in CONTRACT}, settings, progress)
+        _require_paid_order(tables)
+        yield tables
 
 
 @contextlib.contextmanager
 def open_rows(rows: Mapping[str, Sequence[Mapping[str, Any]]], settings: Settings) -> Iterator[Tables]:
     """The contract's tables out of rows in memory (table name -> rows), as an app sends them.
 
-    A table that is not named is empty. Unusable rows go to quarantine as those of a file do.
+    A table that is not named is empty; `orders` is present even then. Unusable rows go to quarantine as those of a
+    file do, and all of them may be.
     """
+    held = {"orders": [], **rows}
+    lenient = replace(settings, max_malformed_share=1.0)
     with _engine(settings, in_memory=True) as con:
-        yield _load(con, {t: _rows_reader(con, t, rows.get(t)) for t in CONTRACT}, settings)
-
-
-@dataclass(frozen=True)
-class _Relation:
-    """Foreign rows: an SQL relation, its column names, and how contract columns are made of them."""
-
-    sql: str
-    names: tuple[str, ...]
-    mapping: SourceTable
-    where: str
-
-    def expression(self, column: str) -> str | None:
-        """SQL of one contract column, None where the source does not have it."""
-        if column in self.mapping.columns:
-            return self.mapping.columns[column]
-        return _quoted(column) if column in self.names and not self.mapping.columns else None
-
-
-Reader = Callable[[], "_Relation | None"]
+        yield _load(con, {t: _rows_reader(con, t, held.get(t)) for t in CONTRACT}, lenient)
 
 
 @contextlib.contextmanager
@@ -88,62 +84,63 @@ def _engine(settings: Settings, in_memory: bool = False) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         path = ":memory:"
         if not in_memory:
-            path = str(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tiercast-"))) / "tables.duckdb")
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tiercast-"))
+            path = str(Path(folder) / f"{_OWN}.duckdb")
         con = ibis.duckdb.connect(path, autoinstall_known_extensions=False)
         stack.callback(con.disconnect)
-        con.raw_sql(f"SET TimeZone = {_literal(settings.timezone)}")
+        con.raw_sql(f"SET TimeZone = {literal(settings.timezone)}")
         yield con
 
 
-def _load(con: Any, readers: Mapping[str, Reader], settings: Settings, progress: Progress = lambda table: None) -> Tables:
-    """Stages every table, then reports all problems at once."""
+def _load(con: Any, readers: Mapping[str, Reader], settings: Settings, progress: Progress = lambda _: None) -> Tables:
+    """Takes in every table, then reports all problems at once."""
     problems: list[str] = []
     intakes: list[TableIntake] = []
-    present = set()
     for table in CONTRACT:
         progress(table)
-        found: list[str] = []
         try:
-            relation = readers[table]()
-            if relation is None:
-                _create_empty(con, table)
-                continue
-            present.add(table)
-            found = _missing_columns(table, relation)
-            if not found:
-                intake = _stage(con, table, relation, settings)
-                found = _misread_columns(table, intake, settings)
-                intakes.append(intake)
-        except duckdb.Error as error:
-            found = [_first_line(error)]
+            foreign = readers[table]()
+            intake, found = take_in(con, foreign, settings) if foreign else (None, [])
+        except (duckdb.Error, ContractError) as error:
+            foreign, intake, found = None, None, [first_line(error)]
+        if intake:
+            intakes.append(intake)
+        else:
+            create_empty(con, table)
         if found:
-            problems.append(_problem_list(table, found))
-            _create_empty(con, table)
-    if "orders" not in present:
-        problems.insert(0, "orders is missing; it is the one table that must be there: "
-                           f"orders{', orders'.join(FILE_ENDINGS[:3])}, or a path under [sources.orders] in {FILE_NAME}")
+            problems.append(_listed(table, found))
+        elif table == "orders" and foreign is None:
+            problems.append(_NO_ORDERS)
     if problems:
         raise ContractError("\n".join(problems))
-    return _tables(con, frozenset(present), tuple(intakes), settings)
+    return _tables(con, tuple(intakes), settings)
 
 
-def _tables(con: Any, present: frozenset[str], intakes: tuple[TableIntake, ...], settings: Settings) -> Tables:
-    by_name = {intake.table: intake for intake in intakes}
-    start = by_name["orders"].first_time
-    last = max(i.last_time for i in intakes if i.last_time is not None) if start else None
-    if start is None or last is None:
-        raise ContractError(f"orders has no usable row: {by_name['orders'].rows_in} in, all quarantined "
-                            f"({_reasons(by_name['orders'])})" if by_name["orders"].rows_in else "orders has no rows")
+def _tables(con: Any, intakes: tuple[TableIntake, ...], settings: Settings) -> Tables:
+    first_paid = con.con.execute("SELECT min(time) FROM orders WHERE amount > 0").fetchone()[0]
+    end = _next_midnight(max((i.last_time for i in intakes if i.last_time is not None), default=_EPOCH), settings)
     return Tables(
         tables={table: con.table(table) for table in CONTRACT},
-        present=present,
+        present=frozenset(intake.table for intake in intakes),
         currency=settings.currency,
         currency_digits=settings.currency_digits,
         timezone=settings.timezone,
         intake=intakes,
-        start=start,
-        end=_next_midnight(last, settings),
+        start=first_paid or end,
+        end=end,
     )
+
+
+def _require_paid_order(tables: Tables) -> None:
+    if tables.start < tables.end:
+        return
+    orders = next(intake for intake in tables.intake if intake.table == "orders")
+    if orders.accepted:
+        raise ContractError(f"orders has no paid order: {orders.accepted:,} usable rows, none with a positive amount")
+    if orders.rows_in:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in orders.quarantined.items())
+        raise ContractError(f"orders has no usable row: {orders.rows_in:,} in, all quarantined ({reasons})")
+    raise ContractError("orders has no rows")
 
 
 def _next_midnight(last: datetime, settings: Settings) -> datetime:
@@ -153,354 +150,170 @@ def _next_midnight(last: datetime, settings: Settings) -> datetime:
     return midnight.astimezone(UTC).replace(tzinfo=None)
 
 
+def _listed(table: str, problems: list[str]) -> str:
+    count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+    return f"{table} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems)
+
+
 # Where the rows are
 
 
 def _folder_reader(con: Any, folder: Path, table: str, settings: Settings) -> Reader:
-    def read() -> _Relation | None:
-        mapping = settings.sources.get(table)
-        if mapping is None:
-            mapping = _default_source(con, folder, table)
+    def read() -> Foreign | None:
+        mapping = settings.sources.get(table) or _default_source(con, folder, table)
         if mapping is None:
             return None
-        sql, names = _database_rows(con, folder, table, mapping) if mapping.database else _file_rows(con, folder, table, mapping)
-        return _Relation(sql, names, mapping, f"[sources.{table}.columns]")
+        if mapping.path is not None:
+            return _file_rows(con, folder, table, mapping)
+        return _database_rows(con, folder, table, mapping)
 
     return read
+
+
+def _foreign(table: str, sql: str, names: Sequence[str], mapping: SourceTable) -> Foreign:
+    return Foreign(table, sql, tuple(names), mapping, where=f"[sources.{table}.columns]")
 
 
 def _default_source(con: Any, folder: Path, table: str) -> SourceTable | None:
     """The contract-named file of `table`, or the table of that name in `shop.duckdb`."""
-    found = [folder / (table + ending) for ending in FILE_ENDINGS if (folder / (table + ending)).exists()]
+    found = [table + ending for ending in FILE_ENDINGS if (folder / (table + ending)).exists()]
+    if (folder / DATABASE_NAME).exists() and table in _held_tables(con, _attach(con, folder / DATABASE_NAME)):
+        found.append(DATABASE_NAME)
     if len(found) > 1:
-        raise duckdb.Error(f"found more than once: {', '.join(path.name for path in found)}; keep one")
-    if found:
-        return SourceTable(path=found[0].name)
-    if (folder / DATABASE_NAME).exists():
-        _attach(con, folder / DATABASE_NAME)
-        held = con.con.execute(
-            "SELECT count(*) FROM duckdb_tables() WHERE database_name = 'shop' AND table_name = ?", [table]
-        ).fetchone()[0]
-        if held:
-            return SourceTable(database=DATABASE_NAME, table=table)
-    return None
+        raise ContractError(f"found more than once: {', '.join(found)}; keep one, or say which under [sources.{table}]")
+    if found == [DATABASE_NAME]:
+        return SourceTable(database=DATABASE_NAME, table=table)
+    return SourceTable(path=found[0]) if found else None
 
 
-def _file_rows(con: Any, folder: Path, table: str, mapping: SourceTable) -> tuple[str, tuple[str, ...]]:
-    assert mapping.path is not None
-    paths = sorted(glob.glob(str(folder / mapping.path)))
-    if not paths:
-        raise duckdb.Error(f"no file {mapping.path} in {folder.name or folder}")
-    listed = "[" + ", ".join(_literal(path) for path in paths) + "]"
-    if paths[0].endswith(".parquet"):
-        return f"read_parquet({listed})", _names_of(con, f"read_parquet({listed})")
-    return _text_rows(con, table, paths, listed, mapping)
+def _file_rows(con: Any, folder: Path, table: str, mapping: SourceTable) -> Foreign:
+    paths = _matching_files(folder, mapping.path or "")
+    if paths[0].suffix.lower() == ".parquet":
+        sql = f"read_parquet([{', '.join(literal(str(path)) for path in paths)}])"
+        return _foreign(table, sql, _names_of(con, sql), mapping)
+    delimiter = mapping.delimiter or ("\t" if ".tsv" in paths[0].name.lower() else ",")
+    text = read_text(paths, delimiter, mapping.encoding, f"rejects_{table}")
+    foreign = _foreign(table, text.sql, text.names, mapping)
+    return replace(foreign, rejects=text.rejects, has_faults=text.has_faults)
 
 
-def _text_rows(con: Any, table: str, paths: list[str], listed: str, mapping: SourceTable) -> tuple[str, tuple[str, ...]]:
-    """Delimited text as rows of texts; lines that cannot be split are left to `_rejected_lines`."""
-    delimiter = mapping.delimiter or ("\t" if ".tsv" in Path(paths[0]).name else ",")
-    names = _header(paths[0], delimiter, mapping.encoding)
-    if delimiter == "whitespace":
-        parts = ", ".join(f"parts[{i}] AS {_quoted(name)}" for i, name in enumerate(names, start=1))
-        lines = f"read_csv({listed}, columns = {{'line': 'VARCHAR'}}, delim = '\\0', quote = '', escape = '', header = true, auto_detect = false)"
-        return f"(SELECT {parts} FROM (SELECT regexp_split_to_array(trim(line), '\\s+') AS parts FROM {lines}) WHERE parts[1] != '')", names
-    columns = "{" + ", ".join(f"{_literal(name)}: 'VARCHAR'" for name in names) + "}"
-    options = f"""delim = {_literal(delimiter)}, quote = '"', escape = '"', header = true, auto_detect = false,
-        encoding = {_literal(mapping.encoding)}, null_padding = false, store_rejects = true,
-        rejects_table = {_literal(f"rejects_{table}")}, rejects_scan = {_literal(f"rejects_{table}_scan")}, rejects_limit = 0"""
-    return f"read_csv({listed}, columns = {columns}, {options})", names
-
-
-def _header(path: str, delimiter: str, encoding: str) -> tuple[str, ...]:
-    """Column names of a text file's first line."""
-    opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+def _matching_files(folder: Path, pattern: str) -> list[Path]:
+    place = folder / pattern
+    if place.is_file():
+        return [place]
+    if place.is_dir():
+        raise ContractError(f"{pattern} is a folder; name the files in it, as in path = '{pattern}/*.parquet'")
+    anchor = place.anchor if Path(pattern).is_absolute() else ""
     try:
-        with opened as file:
-            line = file.readline(1_000_000).decode("utf-8-sig" if encoding == "utf-8" else encoding).strip("\r\n")
-    except (OSError, EOFError, UnicodeDecodeError, LookupError) as error:
-        raise duckdb.Error(f"{Path(path).name} cannot be read: {error}") from None
-    names = line.split() if delimiter == "whitespace" else next(csv.reader([line], delimiter=delimiter), [])
-    names = [name.strip() for name in names]
-    if not any(names):
-        raise duckdb.Error(f"{Path(path).name} is empty: no header line")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise duckdb.Error(f"{Path(path).name} has columns named twice: {', '.join(map(repr, twice))}")
-    return tuple(names)
+        found = sorted(p for p in Path(anchor or folder).glob(pattern.removeprefix(anchor)) if p.is_file())
+    except ValueError as error:
+        raise ContractError(f"path {pattern!r} is not a pattern of file names: {error}") from None
+    if not found:
+        raise ContractError(f"no file {pattern} in {folder.name or folder}")
+    return found
 
 
-def _database_rows(con: Any, folder: Path, table: str, mapping: SourceTable) -> tuple[str, tuple[str, ...]]:
-    assert mapping.database is not None
-    if mapping.database.startswith(("postgresql://", "postgres://")):
-        query = mapping.query or f"SELECT * FROM {mapping.table}"
-        reader = _postgres_reader(mapping.database, query)
-        con.con.register(f"incoming_{table}", reader)
-        return f"incoming_{table}", tuple(reader.schema.names)
-    path = folder / mapping.database
-    if not path.is_file():
-        raise duckdb.Error(f"no database file {mapping.database} in {folder.name or folder}")
-    name = _attach(con, path)
-    if mapping.query:
-        con.raw_sql(f"USE {name}")
-        con.raw_sql(f"CREATE OR REPLACE TABLE tables.incoming_{table} AS {mapping.query}")
-        con.raw_sql("USE tables")
-        sql = f"tables.incoming_{table}"
-    else:
-        sql = f"{name}.{mapping.table}"
-    return sql, _names_of(con, sql)
+def _database_rows(con: Any, folder: Path, table: str, mapping: SourceTable) -> Foreign:
+    database = mapping.database or ""
+    if database.startswith(_POSTGRES):
+        sql = _copy_from_postgres(con, table, database, mapping)
+        return _foreign(table, sql, _names_of(con, sql), mapping)
+    if not (folder / database).is_file():
+        raise ContractError(f"no database file {database} in {folder.name or folder}")
+    alias = _attach(con, folder / database)
+    if mapping.query is None:
+        sql = f"{alias}.{mapping.table}"
+        return _foreign(table, sql, _names_of(con, sql), mapping)
+    sql = f"{_OWN}.incoming_{table}"
+    con.raw_sql(f"USE {alias}")
+    try:
+        con.raw_sql(f"CREATE OR REPLACE TABLE {sql} AS {mapping.query}")
+    finally:
+        con.raw_sql(f"USE {_OWN}")
+    return _foreign(table, sql, _names_of(con, sql), mapping)
 
 
 def _attach(con: Any, path: Path) -> str:
-    """Attaches a DuckDB file, read-only, under the name it has on disk."""
-    name = re.sub(r"\W", "_", path.stem)
-    con.raw_sql(f"ATTACH IF NOT EXISTS {_literal(str(path))} AS {name} (READ_ONLY)")
-    return name
+    """Attaches a DuckDB file, read-only, and returns its name here: file names repeat and need not be SQL names."""
+    alias = f"source_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    con.raw_sql(f"ATTACH IF NOT EXISTS {literal(str(path))} AS {alias} (READ_ONLY)")
+    return alias
 
 
-def _postgres_reader(address: str, query: str) -> pa.RecordBatchReader:
-    """The rows of a PostgreSQL query as a stream of Arrow batches."""
-    import adbc_driver_postgresql.dbapi as postgres
-
-    try:
-        connection = postgres.connect(address)
-        cursor = connection.cursor()
-        cursor.execute(query)
-        return cursor.fetch_record_batch()
-    except postgres.Error as error:
-        # The address may hold a password: the driver's text is shown without it.
-        shown = re.sub(r"//[^@/]*@", "//", address)
-        raise duckdb.Error(f"{shown}: {_first_line(error).replace(address, shown)}") from None
-
-
-def _rows_reader(con: Any, table: str, rows: Sequence[Mapping[str, Any]] | None) -> Reader:
-    def read() -> _Relation | None:
-        if rows is None:
-            return None
-        names = COLUMN_NAMES[table]
-        columns = {name: pa.array([_as_text(row.get(name)) for row in rows], pa.string()) for name in names}
-        con.con.register(f"incoming_{table}", pa.table(columns))
-        used = tuple(name for name in names if columns[name].null_count < len(rows) or name in _required(table))
-        return _Relation(f"incoming_{table}", used, SourceTable(), "the request")
-
-    return read
-
-
-def _as_text(value: Any) -> str | None:
-    return None if value is None else value if isinstance(value, str) else repr(value)
-
-
-# From foreign rows to the contract
-
-
-def _required(table: str) -> list[str]:
-    """Columns without which a row means nothing; order_lines may take who and when from their order."""
-    from_order = ("customer_id", "time") if table == "order_lines" else ()
-    return [c.name for c in CONTRACT[table] if c.required and c.name not in from_order]
-
-
-def _missing_columns(table: str, relation: _Relation) -> list[str]:
-    found = relation.names
-    return [
-        f"column {name!r} is missing (found: {', '.join(found)}); map it under {relation.where}"
-        for name in _required(table)
-        if relation.expression(name) is None
-    ]
-
-
-def _stage(con: Any, table: str, relation: _Relation, settings: Settings) -> TableIntake:
-    """Creates the view `table` of accepted rows over a table `staged_<table>` of all rows with a reason."""
-    columns = CONTRACT[table]
-    selected = ", ".join(f"{_raw(relation, column)} AS {_quoted('raw_' + column.name)}" for column in columns)
-    where = f"WHERE {relation.mapping.filter}" if relation.mapping.filter else ""
-    grouped = f"GROUP BY {', '.join(relation.mapping.group_by)}" if relation.mapping.group_by else ""
-    raw = f"SELECT {selected} FROM {relation.sql} {where} {grouped}"
-    if relation.mapping.group_by:
-        raw += " ORDER BY ALL"  # groups come in no order of their own, and row numbers must not change from run to run
-    numbered = f"SELECT row_number() OVER () AS row_number, * FROM ({raw})"
-    from_order = table == "order_lines" and None in (relation.expression("customer_id"), relation.expression("time"))
-    if from_order:
-        numbered = _with_order(numbered)
-    typed = ", ".join(f"{_typed(column, settings)} AS {_quoted(column.name)}" for column in columns)
-    con.raw_sql(f"""
-        CREATE OR REPLACE TABLE staged_{table} AS
-        SELECT {", ".join(_quoted(c.name) for c in columns)}, row_number, {_reason(table, settings, from_order)} AS reason
-        FROM (SELECT *, {typed} FROM ({numbered}))""")
-    if relation.expression(ROW_ID.get(table, "")) is not None:
-        _quarantine_duplicates(con, table)
-    _create_view(con, table)
-    unused = () if relation.mapping.columns else tuple(n for n in relation.names if n not in COLUMN_NAMES[table])
-    return _intake(con, table, unused)
-
-
-def _raw(relation: _Relation, column: Column) -> str:
-    expression = relation.expression(column.name)
-    return "NULL" if expression is None else f"({expression})"
-
-
-def _with_order(numbered: str) -> str:
-    """Order lines with who and when of their order where they do not say it themselves."""
-    return f"""
-        SELECT lines.* REPLACE (
-            coalesce(lines.raw_customer_id::VARCHAR, orders.customer_id) AS raw_customer_id,
-            coalesce(lines.raw_time::VARCHAR, {_utc_text("orders.time")}) AS raw_time,
-            coalesce(lines.raw_known_time::VARCHAR, {_utc_text("orders.known_time")}) AS raw_known_time)
-        FROM ({numbered}) AS lines
-        LEFT JOIN (SELECT DISTINCT ON (order_id) order_id, customer_id, time, known_time FROM orders) AS orders
-        ON orders.order_id = trim(lines.raw_order_id::VARCHAR)"""
-
-
-def _utc_text(time: str) -> str:
-    return f"strftime({time}, '%Y-%m-%dT%H:%M:%S.%f') || 'Z'"
-
-
-def _typed(column: Column, settings: Settings) -> str:
-    """SQL that makes the contract's type of a raw value; NULL where it cannot."""
-    raw = _quoted("raw_" + column.name)
-    match column.kind:
-        case "id" | "text":
-            return f"nullif(trim({raw}::VARCHAR), '')"
-        case "time":
-            return f"timezone('UTC', try_cast({raw} AS TIMESTAMPTZ))"
-        case "date":
-            return f"try_cast({raw} AS DATE)"
-        case "money":
-            scaled = f"round(try_cast({raw} AS DECIMAL(38, 9)) * {10**settings.currency_digits})"
-            return f"try_cast({scaled} AS BIGINT)"
-        case "number":
-            return f"CASE WHEN isfinite(try_cast({raw} AS DOUBLE)) THEN try_cast({raw} AS DOUBLE) END"
-
-
-def _reason(table: str, settings: Settings, from_order: bool) -> str:
-    """SQL for why a row cannot be used; NULL when it can."""
-    extract_time = settings.extract_time.astimezone(UTC) if settings.extract_time else datetime.now(UTC)
-    latest = f"TIMESTAMP {_literal(extract_time.replace(tzinfo=None).isoformat(sep=' '))}"
-    cases = []
-    for column in CONTRACT[table]:
-        name, present = _quoted(column.name), f"nullif(trim({_quoted('raw_' + column.name)}::VARCHAR), '') IS NOT NULL"
-        if column.kind in _UNREADABLE:
-            cases.append((f"{present} AND {name} IS NULL", f"{column.name} {_UNREADABLE[column.kind]}"))
-        if column.required:
-            missing = "no such order" if from_order and column.name == "customer_id" else f"no {column.name}"
-            cases.append((f"{name} IS NULL", missing))
-        if column.kind == "money":
-            cases.append((f"abs({name}) > {MAX_MINOR_UNITS}", f"{column.name} is beyond belief"))
-        if column.name == "time":
-            cases.append((f"{name} > {latest}", "time is after the extract time"))
-            cases.append((f"{name} < TIMESTAMP '1970-01-01'", "time is before 1970"))
-    whens = " ".join(f"WHEN {condition} THEN {_literal(text)}" for condition, text in cases)
-    return f"CASE {whens} END"
-
-
-_UNREADABLE = {"time": "is not a time", "date": "is not a date", "money": "is not an amount", "number": "is not a number"}
-
-
-def _quarantine_duplicates(con: Any, table: str) -> None:
-    """Of accepted rows with one id, the first stays."""
-    key = ROW_ID[table]
-    con.raw_sql(f"""
-        UPDATE staged_{table} SET reason = 'duplicate {key}'
-        FROM (SELECT {key} AS id, min(row_number) AS first FROM staged_{table} WHERE reason IS NULL
-              GROUP BY ALL HAVING count(*) > 1) AS twice
-        WHERE reason IS NULL AND staged_{table}.{key} = twice.id AND row_number > twice.first""")
-
-
-def _create_view(con: Any, table: str) -> None:
-    """Accepted rows with the defaults of the contract filled in."""
-    row_id = ROW_ID.get(table)
-    filled = ["coalesce(known_time, time) AS known_time"]
-    if row_id:
-        filled.append(f"coalesce({row_id}, row_number::VARCHAR) AS {row_id}")
-    con.raw_sql(f"""
-        CREATE OR REPLACE VIEW {table} AS
-        SELECT * EXCLUDE (row_number, reason) REPLACE ({", ".join(filled)}) FROM staged_{table} WHERE reason IS NULL""")
-
-
-def _create_empty(con: Any, table: str) -> None:
-    typed = ", ".join(f"{_quoted(column.name)} {_SQL_TYPE[column.kind]}" for column in CONTRACT[table])
-    con.raw_sql(f"CREATE OR REPLACE TABLE staged_{table} ({typed}, row_number BIGINT, reason VARCHAR)")
-    _create_view(con, table)
-
-
-def _intake(con: Any, table: str, unused: tuple[str, ...]) -> TableIntake:
-    rows = con.con.execute(
-        f"SELECT reason, count(*), min(row_number), min(time), max(time) FROM staged_{table} GROUP BY 1 ORDER BY 2 DESC, 1"
-    ).fetchall()
-    quarantined = {reason: count for reason, count, *_ in rows if reason is not None}
-    first_rows = {reason: first for reason, _, first, *_ in rows if reason is not None}
-    for reason, count, first in _rejected_lines(con, table):
-        quarantined[reason], first_rows[reason] = count, first
-    accepted = next(((count, start, last) for reason, count, _, start, last in rows if reason is None), (0, None, None))
-    return TableIntake(
-        table=table,
-        rows_in=accepted[0] + sum(quarantined.values()),
-        accepted=accepted[0],
-        quarantined=quarantined,
-        first_rows=first_rows,
-        first_time=accepted[1],
-        last_time=accepted[2],
-        unused_columns=unused,
+def _held_tables(con: Any, database: str) -> set[str]:
+    held = (
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = $1 UNION ALL SELECT view_name FROM duckdb_views()"
     )
-
-
-def _rejected_lines(con: Any, table: str) -> list[tuple[str, int, int]]:
-    """Lines of a text file that could not be split into its columns: reason, how many, the first."""
-    exists = con.con.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = ?", [f"rejects_{table}"]).fetchone()[0]
-    if not exists:
-        return []
-    return con.con.execute(f"""
-        SELECT 'line cannot be read (' || lower(replace(error_type::VARCHAR, '_', ' ')) || ')', count(*), min(line) - 1
-        FROM (SELECT line, min(error_type) AS error_type FROM rejects_{table} GROUP BY ALL) GROUP BY 1""").fetchall()
-
-
-def _misread_columns(table: str, intake: TableIntake, settings: Settings) -> list[str]:
-    """Columns of which so many values are unreadable that the format, not the value, must be wrong."""
-    wrong = [reason for reason in intake.quarantined if reason.endswith(tuple(_UNREADABLE.values())) or "cannot be read" in reason]
-    allowed = settings.max_malformed_share * intake.rows_in
-    return [
-        f"{intake.quarantined[reason]:,} of {intake.rows_in:,} rows: {reason} (first: row {intake.first_rows[reason]}); "
-        f"say how to read it under [sources.{table}.columns], or raise max_malformed_share"
-        for reason in wrong
-        if intake.quarantined[reason] > allowed
-    ]
-
-
-# Small words
-
-
-def _reasons(intake: TableIntake) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in intake.quarantined.items())
-
-
-def _problem_list(table: str, problems: list[str]) -> str:
-    count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
-    return f"{table} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems)
+    return {row[0] for row in con.con.execute(f"{held} WHERE database_name = $1", [database]).fetchall()}
 
 
 def _names_of(con: Any, relation: str) -> tuple[str, ...]:
     return tuple(row[0] for row in con.con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall())
 
 
-def _first_line(error: Exception) -> str:
-    """What an engine says, without the values it quotes: they may be personal data."""
-    text = str(error).strip()
-    return re.sub(r"string '.*?'", "a value", text.splitlines()[0]) if text else type(error).__name__
+def _copy_from_postgres(con: Any, table: str, address: str, mapping: SourceTable) -> str:
+    """Copies the rows of a PostgreSQL table or query into the engine, batch by batch; returns the copy's name."""
+    try:
+        import adbc_driver_postgresql.dbapi as postgres
+    except ImportError:
+        raise ContractError("PostgreSQL needs one more package: pip install 'tiercast[postgres]'") from None
+    secrets = _secrets(address)
+    copy, stream = f"{_OWN}.incoming_{table}", f"stream_{table}"
+    try:
+        with postgres.connect(address) as connection, connection.cursor() as cursor:
+            cursor.execute(mapping.query or f"SELECT * FROM {mapping.table}")
+            con.con.register(stream, cursor.fetch_record_batch())
+            con.raw_sql(f"CREATE OR REPLACE TABLE {copy} AS SELECT * FROM {stream}")
+            con.con.unregister(stream)
+    except (postgres.Error, pa.ArrowException, duckdb.Error) as error:
+        raise ContractError(f"{_shown(address)}: {_redacted(first_line(error), [address, *secrets])}") from None
+    return copy
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _shown(address: str) -> str:
+    """A database address without user, password and options."""
+    scheme, _, rest = address.partition("?")[0].partition("//")
+    return f"{scheme}//{rest.rpartition('@')[2]}"
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _secrets(address: str) -> list[str]:
+    """What may not be shown; raises ContractError where the password's own signs break the address apart."""
+    user_info, _, rest = address.partition("//")[2].rpartition("@")
+    if any(sign in user_info.replace(":", "", 1) for sign in "/@?#[]: "):
+        raise ContractError(
+            "the database's user or password has signs that an address cannot hold (/ @ ? # [ ] : or a blank); write "
+            "them as %XX, or leave the password out and set PGPASSWORD"
+        )
+    options = urllib.parse.parse_qsl(rest.partition("?")[2])
+    given = [user_info.partition(":")[2], *(value for key, value in options if "password" in key)]
+    return [form for secret in given for form in (secret, urllib.parse.unquote(secret)) if form]
 
 
-def describe(intake: TableIntake) -> str:
-    """One line about a table for the data report."""
-    span = f", {show_time(intake.first_time)} to {show_time(intake.last_time)}" if intake.first_time and intake.last_time else ""
-    return f"{intake.table}: {intake.accepted:,} of {intake.rows_in:,} rows accepted{span}"
+def _redacted(text: str, secrets: list[str]) -> str:
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
 
 
-def as_json(intake: TableIntake) -> dict[str, Any]:
-    """The same for programs."""
-    return json.loads(json.dumps(intake.__dict__, default=str))
+def _rows_reader(con: Any, table: str, rows: Sequence[Mapping[str, Any]] | None) -> Reader:
+    def read() -> Foreign | None:
+        if rows is None:
+            return None
+        columns = {
+            name: pa.array([_as_text(row.get(name)) for row in rows], pa.string()) for name in COLUMN_NAMES[table]
+        }
+        con.con.register(f"incoming_{table}", pa.table(columns))
+        required = {column.name for column in CONTRACT[table] if column.required}
+        from_order = {"customer_id", "time"} if table == "order_lines" else set()
+        used = [n for n in columns if columns[n].null_count < len(rows) or n in required - from_order]
+        return Foreign(table, f"incoming_{table}", tuple(used), SourceTable(), "the request")
+
+    return read
+
+
+def _as_text(value: Any) -> str | None:
+    """A value of a row as the text that a file would hold; signs that no file can hold are spelled out."""
+    if value is None:
+        return None
+    text = value.isoformat() if isinstance(value, date) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode()

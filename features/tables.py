@@ -10,7 +10,7 @@ from typing import Literal
 import ibis
 import ibis.expr.types as ir
 
-from features.errors import CutoffOutsideData
+from features.errors import CutoffOutsideData, UsageRefused
 
 Kind = Literal["id", "text", "time", "date", "money", "number"]
 
@@ -53,7 +53,12 @@ CONTRACT: dict[str, tuple[Column, ...]] = {
     ),
     "order_lines": _columns(
         Column("line_id", "id", "the line; default: the row number"),
-        Column("order_id", "id", "the order it belongs to, which gives customer and time where they are absent", required=True),
+        Column(
+            "order_id",
+            "id",
+            "the order it belongs to, which gives customer and time where they are absent",
+            required=True,
+        ),
         Column("product_id", "text", "what"),
         Column("category", "text", "kind of product"),
         Column("quantity", "number", "pieces; negative when returned"),
@@ -93,8 +98,9 @@ COLUMN_NAMES = {table: tuple(column.name for column in columns) for table, colum
 class TableIntake:
     """What became of the rows of one table: `rows_in == accepted + sum(quarantined.values())`.
 
-    `quarantined` maps a reason to a number of rows, `first_rows` the same reason to the first row (1 is the
-    first after the header); times are UTC, of the accepted rows, None when there are none.
+    `quarantined` maps a reason to a number of rows, `first_rows` the same reason to the first row: 1 is the first
+    after the header, rows that `filter` leaves out count, with `group_by` groups are counted. Times are UTC, of the
+    accepted rows, None when there are none.
     """
 
     table: str
@@ -152,7 +158,8 @@ class History:
 class Tables:
     """A shop's accepted rows in the engine, all times UTC, and what became of the rows that came in.
 
-    A table that the shop does not have is here too, empty; `present` names those it has.
+    A table that the shop does not have is here too, empty; `present` names those it has. `start` is the time of the
+    first paid order, `end` the shop's first midnight after the last row; without a paid order they are equal.
     """
 
     tables: Mapping[str, ir.Table]
@@ -165,7 +172,12 @@ class Tables:
     end: datetime
 
     def before(self, cutoff: datetime) -> History:
-        """What was known at `cutoff` (UTC, without tzinfo): the only way from tables to features and targets."""
+        """What was known at `cutoff` (UTC, without tzinfo): the only way from tables to features and targets.
+
+        Raises UsageRefused for a cutoff with a time zone, which the engine would compare in the shop's local time.
+        """
+        if cutoff.tzinfo is not None:
+            raise UsageRefused(f"the cutoff {cutoff.isoformat()} has a time zone; give it in UTC, without tzinfo")
         moment = ibis.timestamp(cutoff)
         cut = {}
         for name, table in self.tables.items():
@@ -185,7 +197,9 @@ class Tables:
 
 def show_time(moment: datetime) -> str:
     """A UTC moment for people: the date alone at midnight."""
-    return moment.strftime("%Y-%m-%d" if moment == moment.replace(hour=0, minute=0, second=0, microsecond=0) else "%Y-%m-%d %H:%M:%S")
+    return moment.strftime(
+        "%Y-%m-%d" if moment == moment.replace(hour=0, minute=0, second=0, microsecond=0) else "%Y-%m-%d %H:%M:%S"
+    )
 
 
 def days(count: float) -> timedelta:

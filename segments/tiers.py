@@ -56,14 +56,22 @@ def fit_tier_policy(score: str, scores: np.ndarray, names: Sequence[str], shares
 
 
 def tier_table(scores: pd.DataFrame, policy: TierPolicy, horizon_days: int) -> pd.DataFrame:
-    """scores -> one row per tier, best first: tier, customers, share, p_repurchase_mean, ltv_mean, ltv_sum, value_share.
+    """scores -> one row per tier, best first, of how many customers it has and what they are worth.
 
-    Money is in currency, over `horizon_days`; a tier without customers has a row with none.
+    Columns: tier, customers, share, p_repurchase_mean, ltv_mean, ltv_sum, value_share. Money is in currency, over
+    `horizon_days`; a tier without customers has a row with none, its means missing.
     """
     p, ltv = scores[repurchase_column(horizon_days)], scores[ltv_column(horizon_days)]
-    frame = pd.DataFrame({"tier": scores["tier"], "p": p, "ltv": ltv})
-    table = frame.groupby("tier").agg(customers=("p", "size"), p_repurchase_mean=("p", "mean"), ltv_mean=("ltv", "mean"), ltv_sum=("ltv", "sum"))
-    table = table.reindex(list(policy.names)).fillna({"customers": 0, "ltv_sum": 0.0}).astype({"customers": int})
-    table.insert(1, "share", table["customers"] / max(1, len(frame)))
-    table["value_share"] = table["ltv_sum"] / (table["ltv_sum"].sum() or 1.0)
-    return table.rename_axis("tier").reset_index()
+    tiers = pd.DataFrame({"tier": scores["tier"], "p": p, "ltv": ltv}).groupby("tier")
+    totals = tiers.agg(customers=("p", "size"), ltv_sum=("ltv", "sum")).reindex(list(policy.names), fill_value=0)
+    return pd.DataFrame(
+        {
+            "tier": policy.names,
+            "customers": totals["customers"].to_numpy(),
+            "share": (totals["customers"] / max(1, len(scores))).to_numpy(),
+            "p_repurchase_mean": tiers["p"].mean().reindex(list(policy.names)).to_numpy(),
+            "ltv_mean": tiers["ltv"].mean().reindex(list(policy.names)).to_numpy(),
+            "ltv_sum": totals["ltv_sum"].to_numpy(dtype=np.float64),
+            "value_share": (totals["ltv_sum"] / (totals["ltv_sum"].sum() or 1.0)).to_numpy(),
+        }
+    )

@@ -31,7 +31,7 @@ def serve(
     """
     load_champion(workspace)
     address = "127.0.0.1" if host == "localhost" else host  # BentoML takes numbers only
-    _require_free(address, port)
+    require_free(address, port)
     command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", address, "--port", str(port)]
     home = Path(__file__).resolve().parent.parent  # where the package `serving` is found, installed or not
     output = subprocess.STDOUT if log else None
@@ -58,7 +58,7 @@ def running(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes
 def free_port(preferred: int, host: str = "127.0.0.1") -> int:
     """`preferred` where nobody listens on it, else a port that the system picks."""
     try:
-        _require_free(host, preferred)
+        require_free(host, preferred)
     except Refused:
         with socket.socket() as probe:
             probe.bind((host, 0))
@@ -74,8 +74,8 @@ def _environment(workspace: Path) -> dict[str, str]:
     return defaults | dict(os.environ) | ours
 
 
-def _require_free(host: str, port: int) -> None:
-    """Otherwise the answers of a stranger on that port would be taken for ours."""
+def require_free(host: str, port: int) -> None:
+    """Raises Refused when the port is taken: the answers of a stranger there would be taken for ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -87,23 +87,25 @@ def _require_free(host: str, port: int) -> None:
             ) from None
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], timeout_seconds: float = 120) -> None:
-    """Returns once the service at `url` says it is ready; raises Refused when its process ends or time runs out."""
+def wait_until_ready(
+    url: str, process: subprocess.Popen[bytes], path: str = "/readyz", timeout_seconds: float = 120
+) -> None:
+    """Returns once the server at `url` answers 200 under `path`; raises Refused when it ends before, or time runs out."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise Refused(f"the service ended with code {process.returncode} before it was ready; its output says why")
-        if _is_ready(url):
+            raise Refused(f"the server ended with code {process.returncode} before it was ready; its output says why")
+        if _is_ready(url, path):
             return
         time.sleep(0.1)
-    raise Refused(f"the service was not ready within {timeout_seconds:g} seconds; its output says why")
+    raise Refused(f"the server was not ready within {timeout_seconds:g} seconds; its output says why")
 
 
-def _is_ready(url: str) -> bool:
+def _is_ready(url: str, path: str) -> bool:
     """Asked directly: urllib would follow the proxies of the environment even to this machine."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=2)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -87,13 +86,16 @@ def read_scores(path: Path) -> StoredScores:
     missing = [column for column in ("customer_id", *_TEXTS) if column not in table.column_names]
     if missing:
         raise ScoresUnusable(f"{path.name} has no column {', '.join(missing)}; make it again with `tiercast score`")
-    return _indexed(table, path.name)
+    scores = _indexed(table, path.name)
+    del table
+    pa.default_memory_pool().release_unused()  # the table itself is not needed any more
+    return scores
 
 
 def _indexed(table: pa.Table, name: str) -> StoredScores:
     columns = tuple(table.column_names)
     positions = {customer: row for row, customer in enumerate(table["customer_id"].to_pylist())}
-    texts = {column: _coded(table[column].to_pandas()) for column in _TEXTS}
+    texts = {column: _coded(table[column]) for column in _TEXTS}
     numbers = {
         column: table[column].to_numpy().astype(np.float64)
         for column in columns
@@ -101,7 +103,7 @@ def _indexed(table: pa.Table, name: str) -> StoredScores:
     }
     several = [column for column in ("cutoff", "model_version") if len(texts[column][1]) > 1]
     unfit = [column for column, values in numbers.items() if not np.isfinite(values).all()]
-    unfit += [column for column, (codes, _) in texts.items() if (codes < 0).any()]
+    unfit += [column for column in ("customer_id", *_TEXTS) if table[column].null_count]
     if len(positions) < table.num_rows or several or unfit:
         raise ScoresUnusable(
             f"{name} does not hold one complete row per customer of one version and cutoff "
@@ -111,11 +113,13 @@ def _indexed(table: pa.Table, name: str) -> StoredScores:
     return StoredScores(columns, positions, numbers, texts)
 
 
-def _coded(values: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
-    coded = pd.Categorical(values)
-    return coded.codes, tuple(
-        show_moment(word) if isinstance(word, datetime) else str(word) for word in coded.categories
+def _coded(values: pa.ChunkedArray) -> tuple[np.ndarray, tuple[str, ...]]:
+    coded = values.combine_chunks().dictionary_encode()
+    words = tuple(
+        show_moment(word) if isinstance(word, datetime) else str(word) for word in coded.dictionary.to_pylist()
     )
+    codes = coded.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    return codes.astype(np.min_scalar_type(len(words))), words
 
 
 def show_moment(moment: datetime) -> str:

@@ -103,23 +103,25 @@ def _place(error: Exception) -> str:
     return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "an unknown place"
 
 
-async def _no_such_path(request: Request) -> Response:
-    known = {route.path: route.methods for route in app.routes if isinstance(route, Route)}
-    allowed = known.get(request.scope["path"])
-    if allowed:
-        return RequestRefused(405, "method_not_allowed", f"this path takes {' and '.join(sorted(allowed))}").answer()
-    return RequestRefused(404, "not_found", f"no such path; there are {', '.join(list(known)[:-1])}").answer()
+_routes = [
+    Route("/v1/predict", _endpoint(answer_predict, _look_ups), methods=["POST"]),
+    Route("/v1/score", _endpoint(answer_score, _scorings), methods=["POST"]),
+    Route("/v1/model", _endpoint(answer_model, _look_ups), methods=["GET"]),
+]
+
+
+async def _no_such_route(request: Request) -> Response:
+    """The one shape of errors for every other path and method; BentoML would answer in plain text."""
+    for route in _routes:
+        if route.path == request.scope["path"]:
+            wanted = " or ".join(sorted(route.methods or ()))
+            return RequestRefused(405, "method_not_allowed", f"this path takes {wanted}").answer()
+    known = ", ".join(route.path for route in _routes)
+    return RequestRefused(404, "not_found", f"no such path; there are {known}").answer()
 
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-app = Starlette(
-    routes=[
-        Route("/v1/predict", _endpoint(answer_predict, _look_ups), methods=["POST"]),
-        Route("/v1/score", _endpoint(answer_score, _scorings), methods=["POST"]),
-        Route("/v1/model", _endpoint(answer_model, _look_ups), methods=["GET"]),
-        Route("/{path:path}", _no_such_path, methods=_METHODS),
-    ]
-)
+app = Starlette(routes=[*_routes, Route("/{path:path}", _no_such_route, methods=_METHODS)])
 
 
 @bentoml.service(

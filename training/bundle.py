@@ -5,6 +5,7 @@ This is the only module of `training` that serving imports; it pulls in neither 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -84,8 +85,8 @@ class Bundle:
         scores = snapshot.frame[["customer_id", "cutoff"]].copy()
         for head in self.heads:
             scores[head.column] = head.predict(matrix) if len(matrix) else np.empty(0)
-        for outcome, name in (("repurchase", repurchase_column), ("ltv", ltv_column)):
-            scores = non_decreasing(scores, [name(h) for h in self.horizons_days(outcome)])
+        scores = non_decreasing(scores, [repurchase_column(h) for h in self.horizons_days("repurchase")])
+        scores = non_decreasing(scores, [ltv_column(h) for h in self.horizons_days("ltv")])
         scores["p_churn"] = 1.0 - scores[repurchase_column(self.primary_horizon_days)]
         return scores.assign(model_version=model_version, basis="learned")
 
@@ -136,8 +137,10 @@ def load_release(folder: Path, version: str, digest: str) -> Release:
         spec = FeatureSpec.from_json(found["spec"])
         bundle = Bundle(spec, found["primary_horizon_days"], heads, found["provenance"], found["metrics"])
         tiers = TierPolicy.from_json(json.loads(files[TIERS_FILE]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"the bundle in {folder.name} is not of format {FORMAT}: {error!r}") from None
+    except (AttributeError, KeyError, TypeError, ValueError, lightgbm.basic.LightGBMError) as error:
+        raise BundleError(
+            f"the bundle in {folder.name} cannot be read, although its hashes are right: {error!r}"
+        ) from None
     for head in heads:
         if head.booster.feature_name() != list(spec.names):
             raise BundleError(f"{head.file_name} was trained on other features than the bundle's spec lists")
@@ -146,10 +149,7 @@ def load_release(folder: Path, version: str, digest: str) -> Release:
 
 def _verified_files(folder: Path, digest: str) -> dict[str, bytes]:
     """File name -> content, each read once and hashed as read."""
-    manifest = _read(folder / MANIFEST_FILE)
-    if _sha256(manifest) != digest:
-        raise BundleError(f"{MANIFEST_FILE} in {folder.name} is not the one that was registered (SHA-256 differs)")
-    hashes = json.loads(manifest)["sha256"]
+    hashes = _verified_hashes(folder, digest)
     extra = {path.name for path in folder.iterdir()} - {*hashes, MANIFEST_FILE}
     if extra:
         raise BundleError(f"{folder.name} holds files that its manifest does not list: {', '.join(sorted(extra))}")
@@ -160,10 +160,30 @@ def _verified_files(folder: Path, digest: str) -> dict[str, bytes]:
     return files
 
 
+def _verified_hashes(folder: Path, digest: str) -> dict[str, str]:
+    """File name -> SHA-256, out of a manifest that is the registered one and of our format."""
+    manifest = _read(folder / MANIFEST_FILE)
+    if _sha256(manifest) != digest:
+        raise BundleError(f"{MANIFEST_FILE} in {folder.name} is not the one that was registered (SHA-256 differs)")
+    try:
+        found = json.loads(manifest)
+        written, hashes = found["format"], dict(found["sha256"])
+    except (KeyError, TypeError, ValueError):
+        raise BundleError(f"{MANIFEST_FILE} in {folder.name} is not a manifest of Tiercast") from None
+    if written != FORMAT:
+        raise BundleError(f"{folder.name} is of format {written}; this Tiercast reads format {FORMAT}")
+    return hashes
+
+
 def _read(path: Path) -> bytes:
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"{path.name} is missing in {path.parent.name}")
-    return path.read_bytes()
+    if path.is_symlink():
+        raise BundleError(f"{path.name} in {path.parent.name} is a link; a release holds plain files only")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{path.name} is missing in {path.parent.name}") from None
+    except OSError as error:
+        raise BundleError(f"{path.name} in {path.parent.name} cannot be read: {error.strerror}") from None
 
 
 def _describe(bundle: Bundle) -> dict[str, Any]:
@@ -199,16 +219,12 @@ def publish(workspace: Path, source: Path, version: str, digest: str) -> Release
     """Makes the release in `source` the one that answers: verifies it, copies it, then moves the pointer.
 
     Each step is a rename of something complete, so that a reader sees the old champion or the new one.
+    Raises BundleError, and then nothing has changed.
     """
-    release = load_release(source, version, digest)
-    kept = workspace / RELEASES_FOLDER / version
-    if not kept.exists():
-        arriving = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=_made(kept.parent)))
-        shutil.copytree(source, arriving, dirs_exist_ok=True)
-        arriving.chmod(0o755)
-        arriving.rename(kept)
-    load_release(kept, version, digest)
-    write_whole(workspace / CHAMPION_FILE, lambda path: _write_json(path, {"version": version, "sha256": digest}))
+    load_release(source, version, digest)
+    release = _keep(source, _kept(workspace, version, digest), version, digest)
+    pointer = {"version": version, "sha256": digest}
+    write_whole(workspace / CHAMPION_FILE, lambda path: _write_json(path, pointer))
     return release
 
 
@@ -216,13 +232,36 @@ def load_champion(workspace: Path) -> Release:
     """The release that answers in this workspace, verified. Raises ReleaseNotFound, BundleError."""
     pointer = workspace / CHAMPION_FILE
     if not pointer.exists():
-        raise ReleaseNotFound(f"no champion in {workspace}; train a release, look at it, then `tiercast promote challenger`")
+        way_out = "train a release, look at it, then `tiercast promote challenger`"
+        raise ReleaseNotFound(f"no champion in {workspace}; {way_out}")
     try:
         found = json.loads(pointer.read_text(encoding="utf-8"))
-        version, digest = found["version"], found["sha256"]
-    except (KeyError, TypeError, ValueError):
+        version, digest = str(found["version"]), str(found["sha256"])
+    except (KeyError, TypeError, ValueError, OSError):
         raise BundleError(f"{CHAMPION_FILE} in {workspace} cannot be read; promote a release again") from None
-    return load_release(workspace / RELEASES_FOLDER / version, version, digest)
+    return load_release(_kept(workspace, version, digest), version, digest)
+
+
+def _kept(workspace: Path, version: str, digest: str) -> Path:
+    """Where a workspace holds a release. Version numbers start again in a new registry, digests never do."""
+    return workspace / RELEASES_FOLDER / f"{version}-{digest[:12]}"
+
+
+def _keep(source: Path, kept: Path, version: str, digest: str) -> Release:
+    """The release in `kept`, copied there from `source` unless it is there, whole, already."""
+    with contextlib.suppress(BundleError):
+        return load_release(kept, version, digest)
+    arriving = Path(tempfile.mkdtemp(prefix=f".{kept.name}-", dir=_made(kept.parent)))
+    try:
+        shutil.copytree(source, arriving, dirs_exist_ok=True)
+        arriving.chmod(0o755)
+        release = load_release(arriving, version, digest)
+        # Whatever is there cannot answer: it did not verify.
+        shutil.rmtree(kept, ignore_errors=True)
+        arriving.rename(kept)
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+    return release
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -49,10 +49,9 @@ def build_dataset(
     horizons_days: Collection[int],
     as_of: datetime,
     spec: FeatureSpec,
-    progress: Callable[[datetime], None] = lambda cutoff: None,
 ) -> Dataset:
     """The snapshot at `cutoffs` and the outcome of every window that ends by `as_of`."""
-    snapshot = build_snapshot(tables, cutoffs, spec, progress)
+    snapshot = build_snapshot(tables, cutoffs, spec)
     return Dataset(snapshot, {h: outcomes_of(tables, snapshot, h, as_of) for h in horizons_days})
 
 
@@ -64,10 +63,9 @@ def outcomes_of(tables: Tables, snapshot: Snapshot, horizon_days: int, as_of: da
     if not cutoffs:
         return Outcomes(np.full(len(keys), np.nan), np.full(len(keys), np.nan))
     found = keys.merge(build_targets(tables, cutoffs, horizon_days, as_of), on=KEYS, how="left")
-    repurchased, value = (
-        np.where(mature, found[name].fillna(0.0).to_numpy(dtype=np.float64), np.nan) for name in ("repurchased", "value")
-    )
-    return Outcomes(repurchased, value)
+    happened = found[["repurchased", "value"]].fillna(0.0).to_numpy(dtype=np.float64)
+    happened[~mature.to_numpy()] = np.nan
+    return Outcomes(happened[:, 0], happened[:, 1])
 
 
 def purchase_days(tables: Tables, cutoff: datetime) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
+from segments.scores import ltv_column, repurchase_column
 from training.baselines import Baseline
 from training.bundle import Bundle
 from training.dataset import Dataset, Outcomes
@@ -56,14 +57,9 @@ def evaluate(bundle: Bundle, judged: Dataset, baselines: Sequence[Baseline], cut
     horizon = bundle.primary_horizon_days
     scores = bundle.score(judged.snapshot, model_version="")
     outcomes = judged.outcomes[horizon]
-    by_column = {head.column: head for head in bundle.heads}
-    model = Baseline(MODEL, scores[f"p_repurchase_{horizon}d"].to_numpy(), scores[f"ltv_{horizon}d"].to_numpy())
+    p, value = (scores[column(horizon)].to_numpy() for column in (repurchase_column, ltv_column))
+    model = Baseline(MODEL, p, value)
     predictions = {entry.name: entry for entry in (model, *baselines)}
-    horizons = {
-        column: _metrics_of_head(head.outcome == "repurchase", judged.outcomes[head.horizon_days], scores[column].to_numpy())
-        for column, head in by_column.items()
-        if not np.isnan(judged.outcomes[head.horizon_days].value).any()
-    }
     return Evaluation(
         cutoff=cutoff,
         horizon_days=horizon,
@@ -71,18 +67,26 @@ def evaluate(bundle: Bundle, judged: Dataset, baselines: Sequence[Baseline], cut
         predictions=predictions,
         comparison=pd.DataFrame({name: _metrics(outcomes, entry) for name, entry in predictions.items()}).T,
         slices=_by_slice(judged, outcomes, model),
-        horizons=pd.DataFrame(horizons).T,
+        horizons=_by_head(bundle, judged, scores),
     )
+
+
+def _by_head(bundle: Bundle, judged: Dataset, scores: pd.DataFrame) -> pd.DataFrame:
+    """Every head whose window is over at this cutoff, by the name of its column."""
+    rows = {}
+    for head in bundle.heads:
+        outcomes, predicted = judged.outcomes[head.horizon_days], scores[head.column].to_numpy()
+        if np.isnan(outcomes.value).any():
+            continue
+        if head.outcome == "repurchase":
+            rows[head.column] = probability_metrics(outcomes.repurchased, predicted)
+        else:
+            rows[head.column] = value_metrics(outcomes.value, predicted)
+    return pd.DataFrame(rows).T
 
 
 def _metrics(outcomes: Outcomes, predicted: Baseline) -> dict[str, float]:
     return probability_metrics(outcomes.repurchased, predicted.p) | value_metrics(outcomes.value, predicted.value)
-
-
-def _metrics_of_head(is_probability: bool, outcomes: Outcomes, predicted: np.ndarray) -> dict[str, float]:
-    if is_probability:
-        return probability_metrics(outcomes.repurchased, predicted)
-    return value_metrics(outcomes.value, predicted)
 
 
 def _by_slice(judged: Dataset, outcomes: Outcomes, model: Baseline) -> pd.DataFrame:

@@ -11,11 +11,13 @@ import numpy as np
 
 from features.errors import TooLittleData
 from training.bundle import Head, Outcome
-from training.dataset import Dataset
+from training.dataset import Dataset, Outcomes
 
 MIN_ROWS = 100
 MIN_BUYERS = 20
 VARIANCE_POWER = 1.5  # of the Tweedie distribution: between counts (1) and amounts (2), with a mass at zero
+# Below this, threads wait for each other longer than they work: five times as long on a busy machine.
+ROWS_FOR_THREADS = 50_000
 
 
 @dataclass(frozen=True)
@@ -48,33 +50,48 @@ def fit_head(dataset: Dataset, outcome: Outcome, horizon_days: int, parameters: 
     in any currency. Raises TooLittleData where nothing can be learned; see `require_learnable`.
     """
     outcomes = dataset.outcomes[horizon_days]
-    require_learnable(outcomes.repurchased, horizon_days)
+    require_learnable(outcomes, outcome, horizon_days)
     label, scale = outcomes.repurchased, 1.0
     if outcome == "ltv":
         value = np.maximum(outcomes.value, 0.0)
-        scale = float(value[value > 0].mean()) if (value > 0).any() else 1.0
+        scale = float(value[value > 0].mean())
         label = value / scale
     names = list(dataset.snapshot.spec.names)
     data = lightgbm.Dataset(dataset.snapshot.matrix(), label, feature_name=names, free_raw_data=True)
-    options = {**_REPRODUCIBLE, **_OBJECTIVE[outcome], **parameters.to_json(), "seed": seed}
-    options["min_data_in_leaf"] = min(parameters.min_data_in_leaf, len(label) // 20)
-    rounds = options.pop("rounds")
-    return Head(outcome, horizon_days, lightgbm.train(options, data, num_boost_round=rounds), scale)
+    options = _options(outcome, parameters, len(label), seed)
+    return Head(outcome, horizon_days, lightgbm.train(options, data, num_boost_round=parameters.rounds), scale)
 
 
-def require_learnable(repurchased: np.ndarray, horizon_days: int) -> None:
-    """Raises TooLittleData on too few rows, unknown outcomes, or outcomes that are nearly all the same."""
-    rows, buyers = len(repurchased), float(np.nansum(repurchased))
-    if np.isnan(repurchased).any():
-        raise TooLittleData(f"{int(np.isnan(repurchased).sum())} of {rows} outcomes at {horizon_days} days are unknown")
+def require_learnable(outcomes: Outcomes, outcome: Outcome, horizon_days: int) -> None:
+    """Raises TooLittleData on too few rows, unknown outcomes, or outcomes that are nearly all the same.
+
+    A row is a customer at a past cutoff; see MIN_ROWS and MIN_BUYERS. For "ltv", as many must have brought money in.
+    """
+    rows = len(outcomes.repurchased)
+    unknown = int((np.isnan(outcomes.repurchased) | np.isnan(outcomes.value)).sum())
+    if unknown:
+        raise TooLittleData(f"{unknown:,} of {rows:,} outcomes at {horizon_days} days are unknown")
     if rows < MIN_ROWS:
         raise TooLittleData(
-            f"{rows} customer moments to learn from at {horizon_days} days; at least {MIN_ROWS} are needed: "
-            "more customers, or more months of orders"
+            f"{rows} customer moments (a customer at a past cutoff) to learn from at {horizon_days} days; "
+            f"at least {MIN_ROWS} are needed: more customers, or more months of orders"
         )
-    for count, what in ((buyers, "bought again"), (rows - buyers, "did not buy again")):
+    buyers, payers = int(outcomes.repurchased.sum()), int((outcomes.value > 0).sum())
+    counted = [(buyers, "bought again"), (rows - buyers, "did not buy again")]
+    if outcome == "ltv":
+        counted.append((payers, "brought money in, refunds subtracted,"))
+    for count, what in counted:
         if count < MIN_BUYERS:
             raise TooLittleData(
-                f"{count:.0f} of {rows} customers {what} within {horizon_days} days; at least {MIN_BUYERS} of each "
-                "are needed to learn a difference: try another horizon, or more months of orders"
+                f"{count} of {rows:,} customer moments {what} within {horizon_days} days; at least {MIN_BUYERS} are "
+                "needed to learn a difference: try another horizon, or more months of orders"
             )
+
+
+def _options(outcome: Outcome, parameters: Parameters, rows: int, seed: int) -> dict[str, Any]:
+    """LightGBM's parameters; they are part of the model's text, so the number of threads depends on the rows alone."""
+    options = {**_REPRODUCIBLE, **_OBJECTIVE[outcome], **parameters.to_json(), "seed": seed}
+    del options["rounds"]
+    options["num_threads"] = 1 if rows < ROWS_FOR_THREADS else 0
+    options["min_data_in_leaf"] = min(parameters.min_data_in_leaf, rows // 20)
+    return options

@@ -9,11 +9,12 @@ import numpy as np
 import optuna
 from sklearn.metrics import log_loss, mean_tweedie_deviance
 
+from features.errors import TooLittleData
 from features.tables import days
 from training.bundle import Outcome
 from training.cutoffs import split_by_time
 from training.dataset import Dataset
-from training.models import VARIANCE_POWER, Parameters, fit_head
+from training.models import VARIANCE_POWER, Parameters, fit_head, require_learnable
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,17 @@ class Found:
     note: str = ""
 
 
+def _silent() -> None:
+    """Nobody wants to hear of a trial."""
+
+
 def search(
-    dataset: Dataset, outcome: Outcome, horizon_days: int, trials: int, seed: int, progress: Callable[[], None] = lambda: None
+    dataset: Dataset,
+    outcome: Outcome,
+    horizon_days: int,
+    trials: int,
+    seed: int,
+    progress: Callable[[], None] = _silent,
 ) -> Found:
     """The best of `trials` parameter sets for `outcome`, the defaults being the first tried.
 
@@ -35,22 +45,35 @@ def search(
     """
     if trials == 0:
         return Found(Parameters(), 0, "no trials were asked for")
-    cutoffs = tuple(stamp.to_pydatetime() for stamp in sorted(dataset.snapshot.frame["cutoff"].unique()))
-    split = split_by_time(cutoffs, horizon_days, cutoffs[-1] + days(horizon_days))
-    if split is None:
+    parts = learn_and_judge(dataset, outcome, horizon_days)
+    if parts is None:
         return Found(Parameters(), 0, "too little history for a search: defaults")
-    learn, judge = dataset.at(split.training), dataset.at([split.evaluation])
+    learn, judge = parts
 
     def loss(trial: optuna.Trial) -> float:
         head = fit_head(learn, outcome, horizon_days, _suggest(trial), seed)
         progress()
-        return _loss(outcome, judge, horizon_days, head.predict(judge.snapshot.matrix()))
+        return prediction_loss(outcome, judge, horizon_days, head.predict(judge.snapshot.matrix()))
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     study.enqueue_trial(Parameters().to_json())
     study.optimize(loss, n_trials=trials)
     return Found(Parameters(**study.best_params), trials)
+
+
+def learn_and_judge(dataset: Dataset, outcome: Outcome, horizon_days: int) -> tuple[Dataset, Dataset] | None:
+    """The rows of the older cutoffs and of the latest, None where the older ones are too few to learn from."""
+    cutoffs = tuple(stamp.to_pydatetime() for stamp in sorted(dataset.snapshot.frame["cutoff"].unique()))
+    split = split_by_time(cutoffs, horizon_days, cutoffs[-1] + days(horizon_days))
+    if split is None:
+        return None
+    learn = dataset.at(split.training)
+    try:
+        require_learnable(learn.outcomes[horizon_days], outcome, horizon_days)
+    except TooLittleData:
+        return None
+    return learn, dataset.at([split.evaluation])
 
 
 def _suggest(trial: optuna.Trial) -> Parameters:
@@ -64,7 +87,7 @@ def _suggest(trial: optuna.Trial) -> Parameters:
     )
 
 
-def _loss(outcome: Outcome, judge: Dataset, horizon_days: int, predicted: np.ndarray) -> float:
+def prediction_loss(outcome: Outcome, judge: Dataset, horizon_days: int, predicted: np.ndarray) -> float:
     """The loss that the model itself minimises, on rows it has not seen."""
     happened = judge.outcomes[horizon_days]
     if outcome == "repurchase":

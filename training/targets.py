@@ -9,7 +9,7 @@ import ibis
 import pandas as pd
 
 from features.errors import HorizonNotMature
-from features.tables import Tables, days, show_time
+from features.tables import History, Tables, days, show_time
 
 
 def build_targets(tables: Tables, cutoffs: Iterable[datetime], horizon_days: int, as_of: datetime) -> pd.DataFrame:
@@ -22,15 +22,19 @@ def build_targets(tables: Tables, cutoffs: Iterable[datetime], horizon_days: int
     frames = []
     for cutoff in sorted(set(cutoffs)):
         _require_mature(cutoff, horizon_days, as_of)
-        orders = known.orders
-        inside = orders.filter((orders.time >= ibis.timestamp(cutoff)) & (orders.time < ibis.timestamp(cutoff + days(horizon_days))))
-        outcome = inside.group_by("customer_id").aggregate(
-            repurchased=(inside.amount > 0).max().cast("int64"), value=known.money(inside.amount.sum())
-        )
-        frame = outcome.order_by("customer_id").to_pyarrow().to_pandas()
-        frame.insert(1, "cutoff", pd.Series([cutoff] * len(frame), dtype="datetime64[us]"))
-        frames.append(frame)
+        frames.append(_of_window(known, cutoff, cutoff + days(horizon_days)))
     return pd.concat(frames, ignore_index=True)
+
+
+def _of_window(known: History, start: datetime, end: datetime) -> pd.DataFrame:
+    orders = known.orders
+    inside = orders.filter((orders.time >= ibis.timestamp(start)) & (orders.time < ibis.timestamp(end)))
+    outcome = inside.group_by("customer_id").aggregate(
+        repurchased=(inside.amount > 0).max().cast("int64"), value=known.money(inside.amount.sum())
+    )
+    frame: pd.DataFrame = outcome.order_by("customer_id").to_pyarrow().to_pandas()
+    frame.insert(1, "cutoff", pd.Series([start] * len(frame), dtype="datetime64[us]"))
+    return frame
 
 
 def _require_mature(cutoff: datetime, horizon_days: int, as_of: datetime) -> None:
