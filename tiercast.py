@@ -44,7 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tiercast", description="From a shop's raw tables to calibrated scores, served as tiers.")
+    parser = argparse.ArgumentParser(
+        prog="tiercast", description="From a shop's raw tables to calibrated scores, served as tiers."
+    )
     parser.add_argument("--version", action="version", version=f"tiercast {importlib.metadata.version('tiercast')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -73,15 +75,24 @@ def _parser() -> argparse.ArgumentParser:
     ui = _command(commands, "ui", _ui, "review runs and releases in the MLflow UI, on 127.0.0.1")
     ui.add_argument("--port", type=int, default=UI_PORT)
 
-    demo = _command(commands, "demo", _demo, "all of it on a simulated shop: simulate, check, train, promote, score, serve")
+    demo = _command(
+        commands, "demo", _demo, "all of it on a simulated shop: simulate, check, train, promote, score, serve"
+    )
     demo.add_argument("--exit", action="store_true", help="stop after the first answer instead of staying up")
     return parser
 
 
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    command.add_argument("--workspace", type=Path, default=Path(os.environ.get("TIERCAST_WORKSPACE", "workspace")),
-                         metavar="DIR", help="where state lives (default: $TIERCAST_WORKSPACE or ./workspace)")
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + "."
+    )
+    command.add_argument(
+        "--workspace",
+        type=Path,
+        default=Path(os.environ.get("TIERCAST_WORKSPACE", "workspace")),
+        metavar="DIR",
+        help="where state lives (default: $TIERCAST_WORKSPACE or ./workspace)",
+    )
     command.set_defaults(run=run)
     if name not in SERVERS:
         command.add_argument("--json", action="store_true", help="answer for programs, on standard output")
@@ -117,7 +128,11 @@ def _simulate(asked: argparse.Namespace) -> None:
 
         shop = simulate(asked.dir, asked.customers, asked.months, asked.seed, written)
     rows = dict(shop.rows)
-    _answer(asked, {"folder": str(asked.dir), "rows": rows}, f"{asked.dir}: " + ", ".join(f"{n:,} {table}" for table, n in rows.items()))
+    _answer(
+        asked,
+        {"folder": str(asked.dir), "rows": rows},
+        f"{asked.dir}: " + ", ".join(f"{n:,} {table}" for table, n in rows.items()),
+    )
 
 
 def _check(asked: argparse.Namespace) -> None:
@@ -143,14 +158,20 @@ def _train(asked: argparse.Namespace) -> None:
         "version": registered.version,
         "run_id": registered.run_id,
         "as_of": as_of.isoformat(),
-        "evaluation": {"cutoff": evaluation.cutoff.isoformat(), "customers": evaluation.customers, "base_rate": evaluation.base_rate},
+        "evaluation": {
+            "cutoff": evaluation.cutoff.isoformat(),
+            "customers": evaluation.customers,
+            "base_rate": evaluation.base_rate,
+        },
         "comparison": json.loads(evaluation.comparison.to_json(orient="index")),
         "notes": list(trained.notes),
     }
     lines = [
         f"judged on {evaluation.customers:,} customers, {evaluation.horizon_days} days from {evaluation.cutoff:%Y-%m-%d}, "
-        f"{evaluation.base_rate:.1%} of whom bought again:", "",
-        evaluation.comparison.to_string(float_format=lambda number: f"{number:.3f}", na_rep="-"), "",
+        f"{evaluation.base_rate:.1%} of whom bought again:",
+        "",
+        evaluation.comparison.to_string(float_format=lambda number: f"{number:.3f}", na_rep="-"),
+        "",
         *(f"note: {note}" for note in trained.notes),
         f"release {registered.version} is registered as challenger; look at it with `tiercast ui`, then `tiercast promote challenger`",
     ]
@@ -269,7 +290,9 @@ def _show_first_answer(service: str, ui: str, scores: Path) -> None:
     with direct.open(request, timeout=30) as response:
         answer = json.loads(response.read())
     print(f"\nservice    {service}\nMLflow UI  {ui}\n")
-    print(f"$ curl -s {service}/v1/predict -H 'Content-Type: application/json' -d '{body}'\n{json.dumps(answer, indent=2)}")
+    print(
+        f"$ curl -s {service}/v1/predict -H 'Content-Type: application/json' -d '{body}'\n{json.dumps(answer, indent=2)}"
+    )
 
 
 # What commands share
@@ -303,7 +326,9 @@ def _moment(text: str, settings: Settings) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageRefused(f"--as-of {text!r} is not a date or time; write it as 2026-01-31 or 2026-01-31T18:00") from None
+        raise UsageRefused(
+            f"--as-of {text!r} is not a date or time; write it as 2026-01-31 or 2026-01-31T18:00"
+        ) from None
     aware = found if found.tzinfo else found.replace(tzinfo=settings.zone)
     return aware.astimezone(UTC).replace(tzinfo=None)
 
@@ -327,7 +352,9 @@ def _require_training_packages() -> None:
 
     missing = [name for name in ("mlflow", "optuna", "sklearn", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
-        raise Refused(f"this is a serving-only install, without {', '.join(missing)}; install tiercast[train] to train and review")
+        raise Refused(
+            f"this is a serving-only install, without {', '.join(missing)}; install tiercast[train] to train and review"
+        )
 
 
 def _answer(asked: argparse.Namespace, answer: dict[str, Any], text: str) -> None:
@@ -339,7 +366,13 @@ def _say(text: str) -> None:
 
 
 def _tier_text(table: pd.DataFrame, currency: str) -> str:
-    shown = table.rename(columns={"ltv_mean": f"mean LTV, {currency}", "ltv_sum": f"total LTV, {currency}", "p_repurchase_mean": "mean p(repurchase)"})
+    shown = table.rename(
+        columns={
+            "ltv_mean": f"mean LTV, {currency}",
+            "ltv_sum": f"total LTV, {currency}",
+            "p_repurchase_mean": "mean p(repurchase)",
+        }
+    )
     formats = {"share": "{:.1%}".format, "value_share": "{:.1%}".format, "mean p(repurchase)": "{:.3f}".format}
     return shown.to_string(index=False, formatters=formats, float_format=lambda number: f"{number:,.2f}")
 

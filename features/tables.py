@@ -120,7 +120,6 @@ class History:
     Each table has one more column, `age_us`: microseconds from the row's time to the cutoff, at least 1.
     """
 
-    cutoff: datetime
     currency_digits: int
     tables: Mapping[str, ir.Table]
 
@@ -176,14 +175,8 @@ class Tables:
 
         Raises UsageRefused for a cutoff with a time zone, which the engine would compare in the shop's local time.
         """
-        if cutoff.tzinfo is not None:
-            raise UsageRefused(f"the cutoff {cutoff.isoformat()} has a time zone; give it in UTC, without tzinfo")
-        moment = ibis.timestamp(cutoff)
-        cut = {}
-        for name, table in self.tables.items():
-            known = table.filter((table.time < moment) & (table.known_time <= moment))
-            cut[name] = known.mutate(age_us=moment.delta(known.time, unit="microsecond"))
-        return History(cutoff, self.currency_digits, cut)
+        require_utc(cutoff)
+        return known_at(ibis.timestamp(cutoff), self.tables, self.currency_digits)
 
     def require_inside(self, cutoff: datetime) -> None:
         """Raises CutoffOutsideData unless some paid order lies before `cutoff` and the data reach up to it."""
@@ -193,6 +186,21 @@ class Tables:
             f"the cutoff {show_time(cutoff)} is outside the data: orders start {show_time(self.start)}, "
             f"the data end {show_time(self.end)}.\n  Choose --as-of after the first and not after the second."
         )
+
+
+def known_at(cutoff: ir.TimestampValue, tables: Mapping[str, ir.Table], currency_digits: int) -> History:
+    """The history of `tables` at `cutoff`, a moment in UTC: the one place where time is cut."""
+    cut = {}
+    for name, table in tables.items():
+        known = table.filter((table.time < cutoff) & (table.known_time <= cutoff))
+        cut[name] = known.mutate(age_us=cutoff.delta(known.time, unit="microsecond"))
+    return History(currency_digits, cut)
+
+
+def require_utc(cutoff: datetime) -> None:
+    """Raises UsageRefused for a cutoff with a time zone, which the engine would compare in the shop's local time."""
+    if cutoff.tzinfo is not None:
+        raise UsageRefused(f"the cutoff {cutoff.isoformat()} has a time zone; give it in UTC, without tzinfo")
 
 
 def show_time(moment: datetime) -> str:

@@ -15,7 +15,7 @@ from features.settings import Settings
 from features.snapshot import build_snapshot
 from features.sources import open_rows
 from features.tables import Tables
-from serving.histories import NOBODY, rows_of
+from serving.histories import rows_of
 from serving.score_store import SCORES_FILE, ScoresUnusable, StoredScores, empty_row, read_scores, show_moment
 from training.bundle import CHAMPION_FILE, Release, load_champion
 
@@ -44,12 +44,11 @@ class Scorer:
 
     @property
     def settings(self) -> Settings:
-        """How rows are read: in the release's currency and time zone, no share of bad rows refusing the others."""
+        """How rows are read: in the release's currency and time zone."""
         provenance = self.release.bundle.provenance
         return Settings(
             currency=self.release.bundle.spec.currency,
             timezone=provenance.get("timezone", "UTC"),
-            max_malformed_share=1.0,
         )
 
     @property
@@ -76,7 +75,6 @@ class Scorer:
             scores = self.release.score(build_snapshot(tables, [cutoff], spec))
             quarantined = _quarantined(tables)
         by_place = {row["customer_id"]: row for row in scores.to_dict("records")}
-        by_place.pop(NOBODY, None)
         rows = [self._answer(c["customer_id"], by_place.get(str(place)), cutoff) for place, c in enumerate(customers)]
         return Scored(rows, quarantined)
 

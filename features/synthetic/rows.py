@@ -58,9 +58,7 @@ def _numbers(*names: str) -> list[tuple[str, pa.DataType]]:
 _WHO = [("customer_id", _TEXT), ("time", _TIME), ("known_time", _TIME)]
 
 SCHEMAS: dict[str, pa.Schema] = {
-    "customers": pa.schema(
-        [*_WHO, ("birth_date", pa.date32()), *_texts("gender", "region", "acquisition_channel")]
-    ),
+    "customers": pa.schema([*_WHO, ("birth_date", pa.date32()), *_texts("gender", "region", "acquisition_channel")]),
     "orders": pa.schema(
         [("order_id", pa.string()), *_WHO, *_numbers("amount", "discount"), *_texts("channel", "promotion")]
     ),
@@ -176,8 +174,7 @@ def _table(name: str, columns: Mapping[str, Any]) -> pa.Table:
     schema = SCHEMAS[name]
     arrays = [columns[field.name] for field in schema]
     typed = [
-        a.cast(f.type) if isinstance(a, pa.Array) else pa.array(a, f.type)
-        for a, f in zip(arrays, schema, strict=True)
+        a.cast(f.type) if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema, strict=True)
     ]
     return pa.Table.from_arrays(typed, schema=schema)
 
@@ -192,12 +189,8 @@ def _stamps(days: Floats) -> pa.Array:
     return pa.array(START.astype("datetime64[us]").astype(np.int64) + seconds, pa.int64()).view(_TIME)
 
 
-def _words(
-    codes: NDArray[Any], words: tuple[str, ...] | list[str], missing: Flags | None = None
-) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(
-        pa.array(codes, pa.int32(), mask=missing), pa.array(words, pa.string())
-    )
+def _words(codes: NDArray[Any], words: tuple[str, ...] | list[str], missing: Flags | None = None) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32(), mask=missing), pa.array(words, pa.string()))
 
 
 def _customers(scene: Scene) -> pa.Table:
@@ -319,9 +312,7 @@ def _events(scene: Scene) -> pa.Table:
         np.concatenate([getattr(events, name) for events in happened])
         for name in ("customer", "time", "channel", "session", "seconds")
     )
-    kind = np.repeat(
-        [EVENT_TYPES.index(events.type) for events in happened], [len(events.time) for events in happened]
-    )
+    kind = np.repeat([EVENT_TYPES.index(events.type) for events in happened], [len(events.time) for events in happened])
     rows = np.flatnonzero(time < scene.end)
     rows = rows[np.lexsort((time[rows], customer[rows]))]
     in_session, timed = session[rows] >= 0, seconds[rows] >= 0
@@ -369,9 +360,7 @@ def _feedback(scene: Scene) -> pa.Table:
     rated = np.flatnonzero(orders.rated_at < scene.end)
     cross = rated[(orders.satisfaction[rated] <= 2) & (rng.random(len(rated)) < COMPLAINT_SHARE)]
     source = np.concatenate([rated, cross])
-    time = np.concatenate(
-        [orders.rated_at[rated], orders.rated_at[cross] + rng.uniform(0.02, 2.0, len(cross))]
-    )
+    time = np.concatenate([orders.rated_at[rated], orders.rated_at[cross] + rng.uniform(0.02, 2.0, len(cross))])
     complaint = np.arange(len(source)) >= len(rated)
     rows = np.flatnonzero(time < scene.end)
     rows = rows[np.lexsort((time[rows], orders.customer[source[rows]]))]

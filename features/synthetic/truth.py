@@ -122,9 +122,7 @@ def posterior_alive(calendar: Calendar, block: Block, cutoff: float) -> Floats:
 def _mean_dropout(people: People, first: Flags) -> Floats:
     """Averaged over satisfaction, which is 1 + binomial(4, latent)."""
     p, ways = people.satisfaction, (1, 4, 6, 4, 1)
-    chances = [
-        dropout_chance(people.dropout, 1 + k, first) * ways[k] * p**k * (1 - p) ** (4 - k) for k in range(5)
-    ]
+    chances = [dropout_chance(people.dropout, 1 + k, first) * ways[k] * p**k * (1 - p) ** (4 - k) for k in range(5)]
     mean: Floats = np.sum(chances, axis=0)
     return mean
 
@@ -246,9 +244,7 @@ def _orders_per_day(future: _Future, pending: _Pending, dropout_mean: Floats) ->
     survived[:, :PENDING_DAYS] *= np.exp(_summed(pending.customer, np.log(unhurt), customers))
     all_led = np.log1p(-ending * pending.led_by_day[:, -1:])
     survived[:, PENDING_DAYS:] *= np.exp(_summed(pending.customer, all_led, customers))
-    steps[:, :PENDING_DAYS] += _summed(
-        pending.customer, np.diff(pending.led_by_day, axis=1) / unhurt, customers
-    )
+    steps[:, :PENDING_DAYS] += _summed(pending.customer, np.diff(pending.led_by_day, axis=1) / unhurt, customers)
     return survived * steps
 
 
@@ -264,9 +260,7 @@ def _new_revenue(people: People, per_day: Floats) -> Floats:
 def _old_refunds(block: Block, cutoff: float) -> Floats:
     """Expected refunds (n, horizons) of orders before the cutoff which were not refunded so far."""
     orders = block.orders
-    rows = np.flatnonzero(
-        (orders.time < cutoff) & (orders.time > cutoff - 31) & (orders.refunded_at >= cutoff)
-    )
+    rows = np.flatnonzero((orders.time < cutoff) & (orders.time > cutoff - 31) & (orders.refunded_at >= cutoff))
     age, rate = cutoff - orders.time[rows], block.people.refund_rate[orders.customer[rows]]
     passed = refund_cdf(age)
     scale = orders.cents[rows] / 100 * REFUND_MEAN_PART * rate / (1 - rate * passed)

@@ -31,9 +31,7 @@ ACQUISITION_CHANNELS = ("search", "social", "marketplace", "referral", "newslett
 CATEGORIES = ("home", "kitchen", "beauty", "fashion", "sports", "toys", "books", "garden")
 
 WEEKDAY = np.array([0.96, 0.92, 0.94, 0.98, 1.06, 1.14, 1.00])
-HOUR = np.array(
-    [5, 3, 2, 1, 1, 2, 5, 9, 13, 15, 16, 17, 19, 18, 16, 16, 17, 19, 22, 26, 28, 25, 18, 11], float
-)
+HOUR = np.array([5, 3, 2, 1, 1, 2, 5, 9, 13, 15, 16, 17, 19, 18, 16, 16, 17, 19, 22, 26, 28, 25, 18, 11], float)
 TREND_PER_YEAR = 0.04
 SEND_DAY, SEND_HOUR, CAMPAIGN_DAYS = 5, 8, 7
 
@@ -399,8 +397,6 @@ def _mails(calendar: Calendar, people: People, dropped_at: Floats, rng: np.rando
     alive = sends[send] < dropped_at[customer]
     chance = people.open_rate[customer] * np.where(alive, 1.0, DEAD_OPENS) * people.treated[customer]
     opened = rng.random(len(send)) < chance
-    opened_at = np.where(
-        opened, sends[send] + _truncated_delay(len(send), rng, OPEN_DELAY, OPEN_DELAY_MAX), np.inf
-    )
+    opened_at = np.where(opened, sends[send] + _truncated_delay(len(send), rng, OPEN_DELAY, OPEN_DELAY_MAX), np.inf)
     clicked = opened & (rng.random(len(send)) < np.where(alive, CLICK_IF_ALIVE, CLICK_IF_DEAD))
     return Mails(customer, send, opened_at, clicked)

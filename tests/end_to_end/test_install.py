@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,10 @@ with open(workspace / "serving-only.log", "wb") as log, running(serve(workspace,
 def serving_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of a new environment with the serving lock and our wheel, nothing else."""
     root = tmp_path_factory.mktemp("install")
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(root), str(PROJECT))
+    source = root / "source"  # a build leaves folders behind
+    left_out = shutil.ignore_patterns(".*", "build", "workspace", "*.egg-info", "__pycache__")
+    shutil.copytree(PROJECT, source, ignore=left_out)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(root), str(source))
     run(sys.executable, "-m", "venv", str(root / "venv"))
     pip = [str(root / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run(*pip, "--require-hashes", "-r", str(PROJECT / "requirements-serving.lock"))

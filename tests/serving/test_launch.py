@@ -48,7 +48,7 @@ def test_waiting_ends_when_the_process_does():
 def test_waiting_has_an_end():
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     with running(sleeper), pytest.raises(Refused, match=r"not ready within 0\.3 seconds"):
-        wait_until_ready(f"http://127.0.0.1:{free_port(3000)}", sleeper, 0.3)
+        wait_until_ready(f"http://127.0.0.1:{free_port(3000)}", sleeper, timeout_seconds=0.3)
     assert sleeper.poll() is not None
 
 
