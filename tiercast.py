@@ -167,13 +167,14 @@ def _train(asked: argparse.Namespace) -> None:
         "notes": list(trained.notes),
     }
     lines = [
-        f"judged on {evaluation.customers:,} customers, {evaluation.horizon_days} days from {evaluation.cutoff:%Y-%m-%d}, "
-        f"{evaluation.base_rate:.1%} of whom bought again:",
+        f"judged on {evaluation.customers:,} customers, {evaluation.horizon_days} days from "
+        f"{evaluation.cutoff:%Y-%m-%d}, {evaluation.base_rate:.1%} of whom bought again:",
         "",
         evaluation.comparison.to_string(float_format=lambda number: f"{number:.3f}", na_rep="-"),
         "",
         *(f"note: {note}" for note in trained.notes),
-        f"release {registered.version} is registered as challenger; look at it with `tiercast ui`, then `tiercast promote challenger`",
+        f"release {registered.version} is registered as challenger; "
+        "look at it with `tiercast ui`, then `tiercast promote challenger`",
     ]
     _answer(asked, answer, "\n".join(lines))
 
@@ -200,9 +201,8 @@ def _score(asked: argparse.Namespace) -> None:
     from training.bundle import load_champion
 
     release = load_champion(asked.workspace)
-    with _open(asked) as (tables, _, as_of):
-        with _progress("score", 2, unit=" steps") as advance:
-            scores = score_customers(tables, release, as_of, lambda text: advance(1, text))
+    with _open(asked) as (tables, _, as_of), _progress("score", 2, unit=" steps") as advance:
+        scores = score_customers(tables, release, as_of, lambda text: advance(1, text))
     write_scores(scores, asked.out)
     publish_scores(scores, asked.workspace)
     table = tier_table(scores, release.tiers, release.bundle.primary_horizon_days)
@@ -290,9 +290,8 @@ def _show_first_answer(service: str, ui: str, scores: Path) -> None:
     with direct.open(request, timeout=30) as response:
         answer = json.loads(response.read())
     print(f"\nservice    {service}\nMLflow UI  {ui}\n")
-    print(
-        f"$ curl -s {service}/v1/predict -H 'Content-Type: application/json' -d '{body}'\n{json.dumps(answer, indent=2)}"
-    )
+    print(f"$ curl -s {service}/v1/predict -H 'Content-Type: application/json' -d '{body}'")
+    print(json.dumps(answer, indent=2))
 
 
 # What commands share
@@ -301,7 +300,7 @@ def _show_first_answer(service: str, ui: str, scores: Path) -> None:
 def _end_on_terminate() -> None:
     """Makes SIGTERM end a command as Ctrl-C does, so that the servers it started end with it."""
 
-    def interrupt(number: int, frame: Any) -> None:
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -335,7 +334,7 @@ def _moment(text: str, settings: Settings) -> datetime:
 
 @contextlib.contextmanager
 def _progress(name: str, total: int, unit: str = " steps") -> Iterator[Callable[..., None]]:
-    """A bar on standard error where that is a terminal; the function it gives takes how many were done, and what is next."""
+    """A bar on standard error where that is a terminal; what it gives takes how many are done, and what is next."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=name, unit=unit, disable=None, leave=False) as bar:

@@ -45,7 +45,11 @@ def main() -> None:
     print("| command | seconds | bare Python starts | peak MiB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="tiercast-") as folder:
         simulate = ["simulate", f"{folder}/shop", "--customers", str(asked.customers), "--months", "24", "--seed", "7"]
-        for arguments, runs in ((["--help"], 7), (["demo", "--exit", "--workspace", f"{folder}/workspace"], 1), (simulate, 1)):
+        for arguments, runs in (
+            (["--help"], 7),
+            (["demo", "--exit", "--workspace", f"{folder}/workspace"], 1),
+            (simulate, 1),
+        ):
             seconds, memory = median([TIERCAST, *arguments], runs)
             shown = " ".join(argument for argument in arguments if folder not in argument and argument != "--workspace")
             print(f"| `tiercast {shown}` | {seconds:.2f} | {seconds / start:.1f} | {memory:,.0f} |", flush=True)

@@ -194,13 +194,17 @@ def _latest(settings: Settings) -> str:
 
 
 def _quarantine_duplicates(con: Any, table: str) -> None:
-    """Of accepted rows with one id, the first stays."""
+    """Of accepted rows with one id, the one that the shop knew first stays.
+
+    Not the first of the file: a row learned of later must not take away what was known at an earlier cutoff.
+    """
     key, row = ROW_ID[table], quoted(_ROW)
+    first = f"arg_min({row}, row(coalesce(known_time, time), time, {row}))"
     con.raw_sql(f"""
         UPDATE staged_{table} SET reason = 'duplicate {key}'
-        FROM (SELECT {key} AS id, min({row}) AS first FROM staged_{table} WHERE reason IS NULL AND {key} IS NOT NULL
+        FROM (SELECT {key} AS id, {first} AS first FROM staged_{table} WHERE reason IS NULL AND {key} IS NOT NULL
               GROUP BY 1 HAVING count(*) > 1) AS twice
-        WHERE reason IS NULL AND staged_{table}.{key} = twice.id AND {row} > twice.first""")
+        WHERE reason IS NULL AND staged_{table}.{key} = twice.id AND {row} <> twice.first""")
 
 
 def _create_view(con: Any, table: str) -> None:

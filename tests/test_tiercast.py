@@ -13,7 +13,19 @@ import tiercast
 from features.errors import UsageRefused
 from features.settings import Settings
 
-HEAVY = ("bentoml", "duckdb", "ibis", "lightgbm", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "pyarrow", "sklearn")
+HEAVY = (
+    "bentoml",
+    "duckdb",
+    "ibis",
+    "lightgbm",
+    "matplotlib",
+    "mlflow",
+    "numpy",
+    "optuna",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -64,7 +76,9 @@ def test_the_workspace_comes_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert tiercast._parser().parse_args(["rollback", "--workspace", "here"]).workspace == Path("here")
 
 
-def test_json_of_a_refusal_goes_nowhere_but_its_reason_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_of_a_refusal_goes_nowhere_but_its_reason_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert tiercast.main(["check", str(tmp_path), "--json"]) == tiercast.REFUSED
     told = capsys.readouterr()
     assert told.out == "" and told.err.startswith("ContractError: ")

@@ -100,10 +100,7 @@ def start_ui(workspace: Path, port: int, log: IO[bytes] | None = None) -> subpro
     command += ["--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, **_QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     output = subprocess.STDOUT if log else None
-    # The command is ours, word by word.
-    return subprocess.Popen(  # noqa: S603
-        command, env=environment, cwd=workspace, stdout=log, stderr=output, start_new_session=True
-    )
+    return subprocess.Popen(command, env=environment, cwd=workspace, stdout=log, stderr=output, start_new_session=True)
 
 
 def _enthrone(client: MlflowClient, workspace: Path, found: Registered, champions: list[dict[str, str]]) -> Registered:

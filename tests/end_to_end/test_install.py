@@ -35,7 +35,18 @@ def serving_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = root / "source"  # a build leaves folders behind
     left_out = shutil.ignore_patterns(".*", "build", "workspace", "*.egg-info", "__pycache__")
     shutil.copytree(PROJECT, source, ignore=left_out)
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(root), str(source))
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(root),
+        str(source),
+    )
     run(sys.executable, "-m", "venv", str(root / "venv"))
     pip = [str(root / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run(*pip, "--require-hashes", "-r", str(PROJECT / "requirements-serving.lock"))

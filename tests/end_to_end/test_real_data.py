@@ -39,13 +39,24 @@ class Case:
 # https://archive.ics.uci.edu/dataset/352 as of 2011-09-09, and CDNOW as of 1998-04-01, 90 days each.
 CASES = (
     Case(
-        "online_retail", "2011-09-09", 3362,
+        "online_retail",
+        "2011-09-09",
+        3362,
         rows_in={"orders": 25_897, "order_lines": 541_906},
         quarantined={"orders": {"no customer_id": 3_707}, "order_lines": {"no customer_id": 135_077}},
-        refunds=3_654, baseline_auc=0.7075,
+        refunds=3_654,
+        baseline_auc=0.7075,
     ),
-    Case("cdnow", "1998-04-01", 23_502, rows_in={"orders": 69_659}, quarantined={"orders": {}}, refunds=0, baseline_auc=0.8256),
-)  # fmt: skip
+    Case(
+        "cdnow",
+        "1998-04-01",
+        23_502,
+        rows_in={"orders": 69_659},
+        quarantined={"orders": {}},
+        refunds=0,
+        baseline_auc=0.8256,
+    ),
+)
 
 
 @pytest.mark.heavy
@@ -86,7 +97,7 @@ def test_real_data_go_from_check_to_a_served_answer(
 
 
 def judged(folder: Path, settings_file: Path, scored: Path) -> tuple[float, float, int]:
-    """(AUC of p_repurchase_90d, normalized Gini of ltv_90d, refunds in the data): scores against what came after them."""
+    """(AUC of p_repurchase_90d, normalized Gini of ltv_90d, refunds in the data), against what came after."""
     settings, scores = load_settings(folder, settings_file), pd.read_parquet(scored)
     cutoff = scores["cutoff"].iloc[0].tz_localize(None).to_pydatetime()
     with open_folder(folder, settings) as tables:

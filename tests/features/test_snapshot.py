@@ -363,3 +363,11 @@ def test_progress_is_told_after_every_cutoff(tmp_path: Path) -> None:
     with opened({}) as tables:
         build_snapshot(tables, [CUTOFF, CUTOFF - TICK], SPEC, told.append)
     assert told == [CUTOFF - TICK, CUTOFF]
+
+
+def test_a_table_whose_rows_are_all_later_is_no_part_of_the_spec() -> None:
+    order = {"customer_id": "c1", "time": "2024-01-01", "amount": "5"}
+    event = {"customer_id": "c1", "time": "2024-03-01", "type": "visit"}
+    with open_rows({"orders": [order], "events": [event]}, Settings()) as tables:
+        assert learn_spec(tables, datetime(2024, 2, 1)).tables == ("orders",)
+        assert learn_spec(tables, datetime(2024, 4, 1)).tables == ("events", "orders")

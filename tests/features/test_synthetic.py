@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from features.errors import Refused
 from features.synthetic import shop as shop_module
 from features.synthetic import truth
-from features.errors import Refused
 from features.synthetic.shop import FILES, SimulatedShop, block_streams, simulate
 from features.synthetic.truth import HORIZONS, Truth, truth_at
 from features.synthetic.world import Block, Calendar, draw_block, make_calendar
@@ -24,7 +24,7 @@ Z_MAX = 4.0
 
 
 def _say(text: str) -> None:
-    print(text)  # noqa: T201
+    print(text)
 
 
 @pytest.fixture(scope="module")
@@ -243,9 +243,7 @@ def _deviations(world: World, truths: list[Truth], cutoff: int) -> dict[str, flo
     for k, horizon in enumerate(HORIZONS):
         seen = [_happened(block, cutoff, horizon, w) for block, w in zip(world.blocks, who, strict=True)]
         bought, value = (np.concatenate(columns) for columns in zip(*seen, strict=True))
-        p, expected = (
-            np.concatenate([getattr(t, n)[:, k] for t in truths]) for n in ("p_repurchase", "value")
-        )
+        p, expected = (np.concatenate([getattr(t, n)[:, k] for t in truths]) for n in ("p_repurchase", "value"))
         for name, mask in (groups | _deciles("p", p) | _deciles("value", expected)).items():
             if mask.sum() >= 300:
                 found[f"{name}: p {horizon}d"] = _binomial_z(bought[mask], p[mask])
@@ -290,13 +288,9 @@ def test_the_truth_is_what_then_happens(world: World, cutoff_of: Callable[[World
 def test_a_truth_that_ignores_dropout_is_caught(world: World) -> None:
     cutoff = _month_end(world)
     faulty = []
-    for truth in _truths(world, cutoff):
-        alive = np.maximum(truth.p_alive, 1e-9)[:, None]
-        faulty.append(
-            replace(
-                truth, p_repurchase=np.minimum(truth.p_repurchase / alive, 1.0), value=truth.value / alive
-            )
-        )
+    for told in _truths(world, cutoff):
+        alive = np.maximum(told.p_alive, 1e-9)[:, None]
+        faulty.append(replace(told, p_repurchase=np.minimum(told.p_repurchase / alive, 1.0), value=told.value / alive))
     found = _deviations(world, faulty, cutoff)
     _report(found)
     assert max(found.values()) > 3 * Z_MAX
@@ -319,9 +313,7 @@ def test_a_truth_of_another_world_is_caught(
 def test_the_posterior_of_being_alive_is_calibrated(world: World) -> None:
     cutoff = _month_end(world)
     truths = _truths(world, cutoff)
-    alive = np.concatenate(
-        [b.dropped_at[t.customer] >= cutoff for b, t in zip(world.blocks, truths, strict=True)]
-    )
+    alive = np.concatenate([b.dropped_at[t.customer] >= cutoff for b, t in zip(world.blocks, truths, strict=True)])
     p = np.concatenate([truth.p_alive for truth in truths])
     found = {name: _binomial_z(alive[mask], p[mask]) for name, mask in _deciles("alive", p).items()}
     _report(found)
@@ -371,9 +363,7 @@ def test_visits_and_carts_announce_orders(world: World) -> None:
         visits = block.visits
         recent = (visits.time < cutoff) & (visits.time > cutoff - 3)
         visit = np.bincount(visits.customer[recent], minlength=len(block.people.numbers))[who] > 0
-        cart = (
-            np.bincount(visits.customer[recent & visits.cart], minlength=len(block.people.numbers))[who] > 0
-        )
+        cart = np.bincount(visits.customer[recent & visits.cart], minlength=len(block.people.numbers))[who] > 0
         for name, mask in (("cart", cart), ("visit", visit & ~cart), ("neither", ~visit)):
             shares[name].append(bought[mask])
     share = {name: np.concatenate(parts).mean() for name, parts in shares.items()}

@@ -502,3 +502,14 @@ def test_values_that_no_file_can_hold_do_not_end_in_another_error() -> None:
         intake = tables.intake[0]
         print(f"{intake.rows_in} odd values, {intake.accepted} usable")
         assert intake.rows_in == len(odd) * len(COLUMN_NAMES["orders"])
+
+
+def test_of_two_rows_with_one_id_the_one_known_first_stays_wherever_it_stands() -> None:
+    later = {"order_id": "a", "customer_id": "c1", "time": "2024-03-01", "amount": "9"}
+    late_news = {"order_id": "b", "customer_id": "c1", "time": "2024-01-01", "known_time": "2024-03-02", "amount": "9"}
+    first = {"order_id": "a", "customer_id": "c1", "time": "2024-01-05", "amount": "5"}
+    prompt = {"order_id": "b", "customer_id": "c1", "time": "2024-01-06", "amount": "6"}
+    with open_rows({"orders": [later, late_news, first, prompt]}, Settings()) as tables:
+        assert tables.intake[0].quarantined == {"duplicate order_id": 2}
+        kept = tables.before(datetime(2024, 2, 1)).orders.order_by("order_id").to_pyarrow()["amount"].to_pylist()
+    assert kept == [500, 600]

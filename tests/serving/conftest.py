@@ -73,7 +73,7 @@ def _rows_of(customer_id: str, dice: random.Random) -> Rows:
 
 @pytest.fixture(scope="session")
 def shop() -> Shop:
-    dice = random.Random(7)  # noqa: S311
+    dice = random.Random(7)
     rows: Rows = {"orders": [], "events": [], "exposures": []}
     for number in range(40):
         for table, own in _rows_of(f"customer-{number:03d}", dice).items():
