@@ -57,6 +57,7 @@ def register(workspace: Path, trained: Trained, parameters: dict[str, str]) -> R
     workspace.mkdir(parents=True, exist_ok=True)
     client = _client(workspace)
     with _finished_run(client, _experiment(client, workspace), trained) as run_id:
+        client.set_tag(run_id, "mlflow.note.content", _description(trained))
         _log_numbers(client, run_id, trained, parameters)
         _log_evaluation(client, run_id, trained, parameters["currency"])
         digest = _log_release(client, run_id, trained)

@@ -24,22 +24,6 @@ TOLERANCE = 1e-12
 
 
 @pytest.fixture(scope="module")
-def raw_rows(shop: Any) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """customer -> table -> rows as the shop's files hold them, in what JSON has: texts and numbers."""
-    held: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for table, columns in CONTRACT.items():
-        frame = pd.read_parquet(Path(shop.folder) / f"{table}.parquet")
-        for name in ("time", "known_time", "birth_date"):
-            if name in frame:
-                frame[name] = frame[name].map(lambda moment: moment.isoformat(), na_action="ignore")
-        wanted = [c.name for c in columns if c.name in frame and c.name != "customer_id"]
-        for customer, rows in frame.groupby("customer_id", observed=True):
-            dicts = rows[wanted].astype(object).where(rows[wanted].notna(), None).to_dict("records")
-            held.setdefault(customer, {})[table] = dicts
-    return held
-
-
-@pytest.fixture(scope="module")
 def drawn(shop: Any) -> tuple[Release, Snapshot]:
     """The champion, and training rows drawn at random: a snapshot at the cutoffs it was trained on."""
     release = load_champion(shop.workspace)
@@ -49,6 +33,23 @@ def drawn(shop: Any) -> tuple[Release, Snapshot]:
         snapshot = build_snapshot(tables, cutoffs, release.bundle.spec)
     chosen = np.sort(np.random.default_rng(11).choice(len(snapshot.frame), DRAWN, replace=False))
     return release, Snapshot(snapshot.frame.iloc[chosen].reset_index(drop=True), snapshot.spec)
+
+
+@pytest.fixture(scope="module")
+def raw_rows(shop: Any, drawn: tuple[Release, Snapshot]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """drawn customer -> table -> rows as the shop's files hold them, in what JSON has: texts and numbers."""
+    held: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for table, columns in CONTRACT.items():
+        frame = pd.read_parquet(Path(shop.folder) / f"{table}.parquet")
+        frame = frame[frame["customer_id"].isin(drawn[1].frame["customer_id"])]
+        for name in ("time", "known_time", "birth_date"):
+            if name in frame:
+                frame[name] = frame[name].map(lambda moment: moment.isoformat(), na_action="ignore")
+        wanted = [c.name for c in columns if c.name in frame and c.name != "customer_id"]
+        for customer, rows in frame.groupby("customer_id", observed=True):
+            dicts = rows[wanted].astype(object).where(rows[wanted].notna(), None).to_dict("records")
+            held.setdefault(customer, {})[table] = dicts
+    return held
 
 
 def customers_of(rows: pd.DataFrame, raw_rows: dict[str, Any]) -> list[dict[str, Any]]:
