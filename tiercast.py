@@ -33,11 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     # On a busy machine spinning OpenMP threads cost up to twelve times the work (docs/decisions/0006).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _end_on_terminate()
     try:
+        _require_usable(asked.workspace)
         asked.run(asked)
     except Refused as refused:
         print(f"{type(refused).__name__}: {refused}", file=sys.stderr)
         return USAGE if isinstance(refused, UsageRefused) else REFUSED
+    except Exception as error:
+        if not _is_of_the_surroundings(error):
+            raise
+        print(f"{type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return REFUSED
     except KeyboardInterrupt:
         return 130
     return DONE
@@ -196,31 +203,36 @@ def _rollback(asked: argparse.Namespace) -> None:
 
 
 def _score(asked: argparse.Namespace) -> None:
+    from features.tables import show_local
     from segments.tiers import tier_table
-    from serving.batch import publish_scores, score_customers, write_scores
+    from serving.batch import publish_scores, require_writable, score_customers, write_scores
     from training.bundle import load_champion
 
+    require_writable(asked.out)
     release = load_champion(asked.workspace)
-    with _open(asked) as (tables, _, as_of), _progress("score", 2, unit=" steps") as advance:
+    with _open(asked) as (tables, settings, as_of), _progress("score", 2, unit=" steps") as advance:
         scores = score_customers(tables, release, as_of, lambda text: advance(1, text))
     write_scores(scores, asked.out)
-    publish_scores(scores, asked.workspace)
+    published = publish_scores(scores, asked.workspace)
     table = tier_table(scores, release.tiers, release.bundle.primary_horizon_days)
     answer = {
         "customers": len(scores),
         "model_version": release.version,
         "cutoff": as_of.isoformat(),
         "out": str(asked.out),
+        "published": published,
         "tiers": table.to_dict(orient="records"),
     }
-    done = f"{len(scores):,} customers scored by release {release.version} as of {as_of:%Y-%m-%d}, into {asked.out}"
+    shown = show_local(as_of, settings.timezone)
+    done = f"{len(scores):,} customers scored by release {release.version} as of {shown}, into {asked.out}"
+    if not published:
+        done += "\nthe service goes on answering with the later scores that it has"
     _answer(asked, answer, f"{_tier_text(table, release.bundle.spec.currency)}\n\n{done}")
 
 
 def _serve(asked: argparse.Namespace) -> None:
     from serving.launch import running, serve, wait_until_ready
 
-    _end_on_terminate()
     url = f"http://127.0.0.1:{asked.port}"
     with running(serve(asked.workspace, port=asked.port)) as process:
         wait_until_ready(url, process)
@@ -233,7 +245,6 @@ def _ui(asked: argparse.Namespace) -> None:
     from serving.launch import require_free, running, wait_until_ready
     from training.tracking import UI_READY_PATH, start_ui
 
-    _end_on_terminate()
     require_free("127.0.0.1", asked.port)
     url = f"http://127.0.0.1:{asked.port}"
     with running(start_ui(asked.workspace, asked.port)) as process:
@@ -248,7 +259,6 @@ def _demo(asked: argparse.Namespace) -> None:
     from serving.launch import free_port, running, serve, wait_until_ready
     from training.tracking import UI_READY_PATH, start_ui
 
-    _end_on_terminate()
     shop, scores = asked.workspace / "shop", asked.workspace / "scores.csv"
     if not (shop / "truth.parquet").exists():
         _run(asked, "simulate", str(shop))
@@ -297,8 +307,21 @@ def _show_first_answer(service: str, ui: str, scores: Path) -> None:
 # What commands share
 
 
+def _require_usable(workspace: Path) -> None:
+    """Before hours of work rather than after."""
+    if workspace.exists() and not workspace.is_dir():
+        raise UsageRefused(f"the workspace {workspace} is a file; name a folder with --workspace")
+    if set("%?") & set(str(workspace.resolve())):
+        raise UsageRefused(f"the workspace {workspace.resolve()} has a % or ? in its name, which addresses cannot hold")
+
+
+def _is_of_the_surroundings(error: Exception) -> bool:
+    """Whether the disk, the permissions or the registry failed, and not this program."""
+    return isinstance(error, OSError) or type(error).__module__.startswith(("mlflow.", "sqlalchemy."))
+
+
 def _end_on_terminate() -> None:
-    """Makes SIGTERM end a command as Ctrl-C does, so that the servers it started end with it."""
+    """Makes SIGTERM end a command as Ctrl-C does: its servers end and its temporary files go."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -313,7 +336,7 @@ def _open(asked: argparse.Namespace) -> Iterator[tuple[Tables, Settings, datetim
     from features.tables import CONTRACT
 
     settings = load_settings(asked.dir, asked.settings)
-    as_of = _moment(asked.as_of, settings) if asked.as_of else None
+    as_of = _moment(asked.as_of, settings) if asked.as_of is not None else None
     with contextlib.ExitStack() as stack:
         with _progress("read", len(CONTRACT), unit=" tables") as advance:
             tables = stack.enter_context(open_folder(asked.dir, settings, lambda table: advance(1, table)))
@@ -357,7 +380,18 @@ def _require_training_packages() -> None:
 
 
 def _answer(asked: argparse.Namespace, answer: dict[str, Any], text: str) -> None:
-    print(json.dumps(answer, default=str, indent=2) if asked.json else text, flush=True)
+    print(json.dumps(_plain(answer), indent=2, allow_nan=False) if asked.json else text, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: moments as ISO 8601, what is undefined as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return None if isinstance(value, float) and value != value else value
 
 
 def _say(text: str) -> None:

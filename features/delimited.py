@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,9 +42,15 @@ class RejectedLines:
     swallowing: tuple[int, ...]
 
 
-def read_text(paths: Sequence[Path], delimiter: str, encoding: str, rejects: str) -> TextRows:
-    """The rows of `paths`, which share one header; raises ContractError for a file that is not such text."""
+def read_text(
+    paths: Sequence[Path], delimiter: str, encoding: str, rejects: str, known: Collection[str] = ()
+) -> TextRows:
+    """The rows of `paths`, which share one header; raises ContractError for a file that is not such text.
+
+    An error shows column names only when one of them is `known` (case-folded): others may be the cells of a row.
+    """
     names = _header(paths[0], delimiter, encoding)
+    _require_distinct(paths[0].name, names, known)
     for path in paths:
         if path.suffix.lower() == ".gz":
             _require_whole(path)
@@ -53,10 +60,16 @@ def read_text(paths: Sequence[Path], delimiter: str, encoding: str, rejects: str
     columns = ["line"] if whitespace else names
     typed = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in columns)
     splitting = "delim = '\\0', quote = '', escape = ''" if whitespace else _quotes(delimiter)
-    sql = f"""read_csv([{", ".join(literal(str(path)) for path in paths)}], columns = {{{typed}}}, {splitting},
+    sql = f"""read_csv({path_list(paths)}, columns = {{{typed}}}, {splitting},
         header = true, auto_detect = false, null_padding = false, encoding = {literal(encoding)}, store_rejects = true,
         rejects_table = {literal(rejects)}, rejects_scan = {literal(rejects + "_scan")}, rejects_limit = 0)"""
     return TextRows(_split_at_blanks(sql, names) if whitespace else sql, names, rejects, has_faults=whitespace)
+
+
+def path_list(paths: Sequence[Path]) -> str:
+    """`paths` as an SQL list; the engine reads texts there as patterns, and these are names."""
+    names = (re.sub(r"([\[?*])", r"[\1]", str(path)) for path in paths)
+    return f"[{', '.join(map(literal, names))}]"
 
 
 def _quotes(delimiter: str) -> str:
@@ -91,11 +104,17 @@ def _header(path: Path, delimiter: str, encoding: str) -> tuple[str, ...]:
     names = [name.strip() for name in names]
     if not any(names):
         raise ContractError(f"{path.name} is empty: no header line")
-    folded = [name.casefold() for name in names]
-    twice = sorted({name for name, fold in zip(names, folded, strict=True) if folded.count(fold) > 1 and name})
-    if twice:
-        raise ContractError(f"{path.name} has columns named twice: {', '.join(map(repr, twice))}")
     return tuple(name or f"column_{place}" for place, name in enumerate(names, 1))
+
+
+def _require_distinct(file: str, names: tuple[str, ...], known: Collection[str]) -> None:
+    folded = [name.casefold() for name in names]
+    twice = sorted({name for name, fold in zip(names, folded, strict=True) if folded.count(fold) > 1})
+    if not twice:
+        return
+    if any(fold in known for fold in folded):
+        raise ContractError(f"{file} has columns named twice: {', '.join(map(repr, twice))}")
+    raise ContractError(f"{file}: the first line does not look like a header: {len(names)} columns, some of them equal")
 
 
 def _open(path: Path) -> BinaryIO:

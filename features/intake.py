@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 
 from features.delimited import FAULT, RejectedLines, rejected_lines
+from features.errors import ContractError
 from features.quoting import literal, quoted
 from features.settings import Settings, SourceTable
 from features.tables import COLUMN_NAMES, CONTRACT, ROW_ID, Column, TableIntake
@@ -18,6 +19,10 @@ from features.tables import COLUMN_NAMES, CONTRACT, ROW_ID, Column, TableIntake
 # Amounts beyond this many minor units are typing errors, and sums of them would leave 64 bits.
 MAX_MINOR_UNITS = 10**13
 _ROW = "tiercast row"
+# Words of SQL that cells hold too: a row of data must not pass for a header because of them.
+_KEYWORDS = frozenset(
+    ["and", "as", "between", "case", "date", "distinct", "else", "end", "false", "in", "is", "like", "not", "null"]
+) | {"or", "then", "true", "when"}
 _SQL_TYPE = {
     "id": "VARCHAR",
     "text": "VARCHAR",
@@ -57,9 +62,26 @@ class Foreign:
         return quoted(column) if column in self.names and not self.mapping.columns else None
 
     @property
+    def names_are_known(self) -> bool:
+        """Whether the names are surely column names: those of a text file without a header are the cells of a row."""
+        known = known_names(self.table, self.mapping)
+        return self.rejects is None or any(name.casefold() in known for name in self.names)
+
+    @property
     def lacks_who_or_when(self) -> bool:
         """Whether these are order lines that take their customer or time from their order."""
         return self.table == "order_lines" and None in (self.expression("customer_id"), self.expression("time"))
+
+
+def known_names(table: str, mapping: SourceTable) -> frozenset[str]:
+    """Column names, case-folded, that the contract or the shop's own SQL gives to a table."""
+    names = set(COLUMN_NAMES[table])
+    for sql in (*mapping.columns.values(), *mapping.group_by, mapping.filter or ""):
+        code = re.sub(r"'(?:[^']|'')*'|--[^\n]*", " ", sql)
+        names.update(found.replace('""', '"') for found in re.findall(r'"((?:[^"]|"")+)"', code))
+        words = re.findall(r"\b[^\W\d]\w*\b(?!\s*\()", re.sub(r'"(?:[^"]|"")+"', " ", code))
+        names.update(word for word in words if word.lower() not in _KEYWORDS)
+    return frozenset(name.casefold() for name in names)
 
 
 def take_in(con: Any, foreign: Foreign, settings: Settings) -> tuple[TableIntake | None, list[str]]:
@@ -73,7 +95,7 @@ def take_in(con: Any, foreign: Foreign, settings: Settings) -> tuple[TableIntake
     try:
         _stage(con, foreign, settings)
     except duckdb.Error as error:
-        return None, list(_blamed(con, foreign)) or [first_line(error)]
+        return None, list(_blamed(con, foreign)) or [f"its rows cannot be read: {first_line(error)}"]
     if foreign.expression(ROW_ID.get(foreign.table, "")) is not None:
         _quarantine_duplicates(con, foreign.table)
     _create_view(con, foreign.table)
@@ -245,7 +267,8 @@ def _intake(con: Any, foreign: Foreign, rejected: list[RejectedLines]) -> TableI
         first_rows[lines.reason] = min(lines.rows[0], first_rows.get(lines.reason, lines.rows[0]))
         quarantined[lines.reason] = quarantined.get(lines.reason, 0) + len(lines.rows)
     accepted = next(((count, start, last) for reason, count, _, start, last in rows if reason is None), (0, None, None))
-    unused = () if foreign.mapping.columns else tuple(n for n in foreign.names if n not in COLUMN_NAMES[foreign.table])
+    silent = foreign.mapping.columns or not foreign.names_are_known
+    unused = () if silent else tuple(n for n in foreign.names if n not in COLUMN_NAMES[foreign.table])
     return TableIntake(
         table=foreign.table,
         rows_in=accepted[0] + sum(quarantined.values()),
@@ -278,9 +301,15 @@ def _missing_columns(foreign: Foreign) -> list[str]:
             way_out = f'add {name} = "{name}" under {foreign.where}'
             problems.append(f"column {name!r} is not mapped, though the source has it; {way_out}")
         elif foreign.expression(name) is None:
-            found = ", ".join(foreign.names)
-            problems.append(f"column {name!r} is missing (found: {found}); map it under {foreign.where}")
+            problems.append(f"column {name!r} is missing ({_found(foreign)}); map it under {foreign.where}")
     return problems
+
+
+def _found(foreign: Foreign) -> str:
+    if foreign.names_are_known:
+        return f"found: {', '.join(foreign.names)}"
+    count = f"{len(foreign.names)} column" + ("s" if len(foreign.names) > 1 else "")
+    return f"the first line, of {count}, does not look like a header; check it, and the delimiter"
 
 
 def _misread_columns(foreign: Foreign, intake: TableIntake, settings: Settings) -> list[str]:
@@ -343,6 +372,21 @@ def _fault(con: Any, sql: str) -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    """What an engine says, without the values it quotes: they may be personal data."""
+    """What went wrong, without the cells that an engine quotes: they may be personal data.
+
+    The engine's own words only where it stopped before it read a row, or could not open a file.
+    """
     text = str(error).strip()
-    return re.sub(r"""string (['"]).*\1""", "a value", text.splitlines()[0]) if text else type(error).__name__
+    return text.splitlines()[0] if text and _is_without_values(error) else _kind_of(error)
+
+
+def _is_without_values(error: Exception) -> bool:
+    by_engine = (duckdb.BinderException, duckdb.CatalogException, duckdb.ParserException, duckdb.IOException)
+    return isinstance(error, ContractError) or type(error) in by_engine
+
+
+def _kind_of(error: Exception) -> str:
+    """The kind of an engine's error, as in "a conversion error"."""
+    name = type(error).__name__.removesuffix("Exception").removesuffix("Error")
+    words = " ".join([*(word.lower() for word in re.findall("[A-Z][a-z]*", name)), "error"])
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

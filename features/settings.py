@@ -35,7 +35,7 @@ ENCODINGS = ("utf-8", "utf-16", "latin-1")
 class SourceTable:
     """Where one contract table comes from, and how its columns are made there.
 
-    `path` is a file or glob beside the settings; `database` is a DuckDB file or a PostgreSQL address, read
+    `path` is a file or glob in the shop's folder; `database` is a DuckDB file or a PostgreSQL address, read
     through `table` or `query`. `columns` maps contract columns to SQL expressions over the foreign ones; without
     it, columns are taken by their contract names. `filter` is an SQL condition on the foreign rows; with `group_by`
     the expressions are aggregates. `delimiter` is one character or "whitespace"; default: by the file's ending.

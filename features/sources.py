@@ -20,15 +20,29 @@ import duckdb
 import ibis
 import pyarrow as pa
 
-from features.delimited import read_text
+from features.delimited import path_list, read_text
 from features.errors import ContractError, SettingsError
-from features.intake import Foreign, create_empty, first_line, take_in
+from features.intake import Foreign, create_empty, first_line, known_names, take_in
 from features.quoting import literal
 from features.settings import FILE_NAME, Settings, SourceTable, read_settings
 from features.tables import COLUMN_NAMES, CONTRACT, TableIntake, Tables
 
 FILE_ENDINGS = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 DATABASE_NAME = "shop.duckdb"
+_SQLSTATES = {
+    "22003": "a number is out of range",
+    "22007": "a value is not a date or time",
+    "22008": "a date or time is out of range",
+    "22012": "division by zero",
+    "22P02": "a value cannot be converted",
+    "42501": "permission denied",
+    "42601": "syntax error",
+    "42703": "a column does not exist",
+    "42804": "types do not match",
+    "42883": "a function or operator does not exist",
+    "42P01": "a table or view does not exist",
+    "57014": "the query was cancelled",
+}
 _POSTGRES = ("postgresql://", "postgres://")
 # The engine's own database, next to those of the shop that are attached.
 _OWN = "tables"
@@ -118,7 +132,8 @@ def _load(con: Any, readers: Mapping[str, Reader], settings: Settings, progress:
 
 def _tables(con: Any, intakes: tuple[TableIntake, ...], settings: Settings) -> Tables:
     first_paid = con.con.execute("SELECT min(time) FROM orders WHERE amount > 0").fetchone()[0]
-    end = _next_midnight(max((i.last_time for i in intakes if i.last_time is not None), default=_EPOCH), settings)
+    last_order = next((i.last_time for i in intakes if i.table == "orders"), None)
+    end = _next_midnight(last_order or _EPOCH, settings)
     return Tables(
         tables={table: con.table(table) for table in CONTRACT},
         present=frozenset(intake.table for intake in intakes),
@@ -189,10 +204,10 @@ def _default_source(con: Any, folder: Path, table: str) -> SourceTable | None:
 def _file_rows(con: Any, folder: Path, table: str, mapping: SourceTable) -> Foreign:
     paths = _matching_files(folder, mapping.path or "")
     if paths[0].suffix.lower() == ".parquet":
-        sql = f"read_parquet([{', '.join(literal(str(path)) for path in paths)}])"
-        return _foreign(table, sql, _names_of(con, sql), mapping)
+        sql = f"read_parquet({path_list(paths)})"
+        return _foreign(table, sql, _names_in_parquet(con, sql, mapping), mapping)
     delimiter = mapping.delimiter or ("\t" if ".tsv" in paths[0].name.lower() else ",")
-    text = read_text(paths, delimiter, mapping.encoding, f"rejects_{table}")
+    text = read_text(paths, delimiter, mapping.encoding, f"rejects_{table}", known_names(table, mapping))
     foreign = _foreign(table, text.sql, text.names, mapping)
     return replace(foreign, rejects=text.rejects, has_faults=text.has_faults)
 
@@ -251,6 +266,13 @@ def _names_of(con: Any, relation: str) -> tuple[str, ...]:
     return tuple(row[0] for row in con.con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall())
 
 
+def _names_in_parquet(con: Any, relation: str, mapping: SourceTable) -> tuple[str, ...]:
+    try:
+        return _names_of(con, relation)
+    except (duckdb.DataError, duckdb.ProgrammingError, duckdb.InternalError):
+        raise ContractError(f"{mapping.path} is not a whole Parquet file, or not one at all; copy it again") from None
+
+
 def _copy_from_postgres(con: Any, table: str, address: str, mapping: SourceTable) -> str:
     """Copies the rows of a PostgreSQL table or query into the engine, batch by batch; returns the copy's name."""
     try:
@@ -258,16 +280,37 @@ def _copy_from_postgres(con: Any, table: str, address: str, mapping: SourceTable
     except ImportError:
         raise ContractError("PostgreSQL needs one more package: pip install 'tiercast[postgres]'") from None
     secrets = _secrets(address)
+    try:
+        connection = postgres.connect(address)
+    except postgres.Error as error:
+        # The server has not seen a query yet, so its words hold no cells.
+        said = _redacted(str(error).strip().partition("\n")[0], [address, *secrets])
+        raise ContractError(f"{_shown(address)}: {said}") from None
+    with connection:
+        return _copied(con, table, connection, mapping, _shown(address))
+
+
+def _copied(con: Any, table: str, connection: Any, mapping: SourceTable, shown: str) -> str:
     copy, stream = f"{_OWN}.incoming_{table}", f"stream_{table}"
     try:
-        with postgres.connect(address) as connection, connection.cursor() as cursor:
+        with connection.cursor() as cursor:
             cursor.execute(mapping.query or f"SELECT * FROM {mapping.table}")
             con.con.register(stream, cursor.fetch_record_batch())
             con.raw_sql(f"CREATE OR REPLACE TABLE {copy} AS SELECT * FROM {stream}")
             con.con.unregister(stream)
-    except (postgres.Error, pa.ArrowException, duckdb.Error) as error:
-        raise ContractError(f"{_shown(address)}: {_redacted(first_line(error), [address, *secrets])}") from None
+    except (connection.Error, pa.ArrowException, duckdb.Error) as error:
+        kind = _postgres_kind(error)
+        raise ContractError(f"{shown}: {'query' if mapping.query else 'table'} fails: {kind}") from None
     return copy
+
+
+def _postgres_kind(error: Exception) -> str:
+    """The kind of an error of PostgreSQL; its own words may quote cells."""
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        # The driver gives no state for what fails after the first rows.
+        return "an error in its rows (a division by zero, a value that cannot be converted, ...); run it there to see"
+    return f"{_SQLSTATES[state]} (SQLSTATE {state})" if state in _SQLSTATES else f"SQLSTATE {state}"
 
 
 def _shown(address: str) -> str:

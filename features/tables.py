@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import ibis
@@ -158,7 +159,8 @@ class Tables:
     """A shop's accepted rows in the engine, all times UTC, and what became of the rows that came in.
 
     A table that the shop does not have is here too, empty; `present` names those it has. `start` is the time of the
-    first paid order, `end` the shop's first midnight after the last row; without a paid order they are equal.
+    first paid order, `end` the shop's first midnight after the last order or refund: what happened later cannot be
+    known, whatever other tables hold. Without a paid order they are equal.
     """
 
     tables: Mapping[str, ir.Table]
@@ -182,9 +184,10 @@ class Tables:
         """Raises CutoffOutsideData unless some paid order lies before `cutoff` and the data reach up to it."""
         if self.start < cutoff <= self.end:
             return
+        asked, start, end = (show_local(moment, self.timezone) for moment in (cutoff, self.start, self.end))
         raise CutoffOutsideData(
-            f"the cutoff {show_time(cutoff)} is outside the data: orders start {show_time(self.start)}, "
-            f"the data end {show_time(self.end)}.\n  Choose --as-of after the first and not after the second."
+            f"the cutoff {asked} is outside the data: orders start {start} and end {end}.\n"
+            "  Choose --as-of after the first and not after the second."
         )
 
 
@@ -208,6 +211,11 @@ def show_time(moment: datetime) -> str:
     return moment.strftime(
         "%Y-%m-%d" if moment == moment.replace(hour=0, minute=0, second=0, microsecond=0) else "%Y-%m-%d %H:%M:%S"
     )
+
+
+def show_local(moment: datetime, timezone: str) -> str:
+    """A UTC moment for people, in the shop's time zone."""
+    return show_time(moment.replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(timezone)).replace(tzinfo=None))
 
 
 def days(count: float) -> timedelta:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-BASES = ("learned", "blended", "probabilistic")
-
 
 def repurchase_column(horizon_days: int) -> str:
     """P(at least one paid order in the window), 0 to 1."""

@@ -43,8 +43,7 @@ def write_scores(scores: pd.DataFrame, out: Path) -> None:
 
     `cutoff` is a UTC timestamp in Parquet and ISO 8601 text in CSV; floats read back equal from both.
     """
-    if out.suffix not in FILE_ENDINGS:
-        raise UsageRefused(f"scores are written as {' or '.join(FILE_ENDINGS)}, not as {out.name!r}")
+    require_writable(out)
     table = _as_arrow(scores)
     if out.suffix == ".parquet":
         write_whole(out, lambda path: pq.write_table(table, path))
@@ -54,11 +53,39 @@ def write_scores(scores: pd.DataFrame, out: Path) -> None:
         write_whole(out, lambda path: pyarrow.csv.write_csv(written, path))
 
 
-def publish_scores(scores: pd.DataFrame, workspace: Path) -> Path:
-    """Makes these the scores that the service of this workspace looks customers up in; returns the file."""
+def publish_scores(scores: pd.DataFrame, workspace: Path) -> bool:
+    """Makes these the scores that the service of this workspace looks customers up in; says whether it did.
+
+    Scores for a moment before that of the stored ones, by the same release, are a look back: the stored ones stay.
+    """
     path = workspace / SCORES_FILE
+    if _is_look_back(scores, path):
+        return False
     write_scores(scores, path)
-    return path
+    return True
+
+
+def _is_look_back(scores: pd.DataFrame, path: Path) -> bool:
+    if scores.empty or not path.exists():
+        return False
+    try:
+        stored = pq.read_table(path, columns=["cutoff", "model_version"]).slice(0, 1).to_pylist()
+    except (pa.ArrowException, OSError):
+        return False
+    first = scores.iloc[0]
+    return (
+        bool(stored)
+        and stored[0]["model_version"] == first["model_version"]
+        and (stored[0]["cutoff"].replace(tzinfo=None) > first["cutoff"].to_pydatetime())
+    )
+
+
+def require_writable(out: Path) -> None:
+    """Raises UsageRefused where scores could not be written to `out`: another ending, a folder, a folder in a file."""
+    if out.suffix not in FILE_ENDINGS:
+        raise UsageRefused(f"scores are written as {' or '.join(FILE_ENDINGS)}, not as {out.name!r}")
+    if out.is_dir():
+        raise UsageRefused(f"{out} is a folder; name a file in it")
 
 
 def _as_arrow(scores: pd.DataFrame) -> pa.Table:

@@ -82,3 +82,8 @@ def test_json_of_a_refusal_goes_nowhere_but_its_reason_is_told(
     assert tiercast.main(["check", str(tmp_path), "--json"]) == tiercast.REFUSED
     told = capsys.readouterr()
     assert told.out == "" and told.err.startswith("ContractError: ")
+
+
+def test_json_holds_no_nan_and_writes_moments_one_way() -> None:
+    found = tiercast._plain({"a": [1.5, float("nan")], "at": datetime(2026, 1, 31), 2: ("x", None)})
+    assert found == {"a": [1.5, None], "at": "2026-01-31T00:00:00", "2": ["x", None]}

@@ -230,16 +230,29 @@ def publish(workspace: Path, source: Path, version: str, digest: str) -> Release
 
 def load_champion(workspace: Path) -> Release:
     """The release that answers in this workspace, verified. Raises ReleaseNotFound, BundleError."""
+    version, digest = _pointer(workspace)
+    return load_release(_kept(workspace, version, digest), version, digest)
+
+
+def champion_version(workspace: Path) -> str | None:
+    """The version that answers in this workspace, None where none does or the pointer cannot be read."""
+    try:
+        return _pointer(workspace)[0]
+    except (BundleError, ReleaseNotFound):
+        return None
+
+
+def _pointer(workspace: Path) -> tuple[str, str]:
+    """Version and manifest digest of the release that answers. Raises ReleaseNotFound, BundleError."""
     pointer = workspace / CHAMPION_FILE
     if not pointer.exists():
         way_out = "train a release, look at it, then `tiercast promote challenger`"
         raise ReleaseNotFound(f"no champion in {workspace}; {way_out}")
     try:
         found = json.loads(pointer.read_text(encoding="utf-8"))
-        version, digest = str(found["version"]), str(found["sha256"])
+        return str(found["version"]), str(found["sha256"])
     except (KeyError, TypeError, ValueError, OSError):
         raise BundleError(f"{CHAMPION_FILE} in {workspace} cannot be read; promote a release again") from None
-    return load_release(_kept(workspace, version, digest), version, digest)
 
 
 def _kept(workspace: Path, version: str, digest: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from features.errors import Refused
 from features.settings import Settings
 from features.snapshot import FeatureSpec
-from features.tables import Tables, show_time
+from features.tables import Tables, show_local
 from training.cutoffs import cutoff_grid
 from training.dataset import build_dataset
 from training.horizons import asked_for, horizons_within, learnable
@@ -34,6 +34,7 @@ class DataReport:
 
     tables: tuple[dict[str, Any], ...]
     as_of: datetime
+    timezone: str
     buyers: int
     repeat_buyers: int
     horizons: tuple[HorizonReport, ...]
@@ -49,7 +50,7 @@ def check(tables: Tables, settings: Settings, as_of: datetime) -> DataReport:
     buyers, repeat_buyers = _count_buyers(tables, as_of)
     horizons, refusals = _horizons(tables, settings, as_of)
     intake = tuple(asdict(entry) for entry in tables.intake)
-    return DataReport(intake, as_of, buyers, repeat_buyers, horizons, refusals)
+    return DataReport(intake, as_of, tables.timezone, buyers, repeat_buyers, horizons, refusals)
 
 
 def _count_buyers(tables: Tables, as_of: datetime) -> tuple[int, int]:
@@ -83,7 +84,7 @@ def as_text(report: DataReport) -> str:
     for table in report.tables:
         lines += _table_lines(table)
     with_orders = f"{report.buyers:,} customers with a paid order, {report.repeat_buyers:,} with more than one"
-    lines += ["", f"as of {show_time(report.as_of)}: {with_orders}"]
+    lines += ["", f"as of {show_local(report.as_of, report.timezone)}: {with_orders}"]
     for refusal in report.refusals:
         lines.append(f"would be refused: {refusal}")
     for horizon in () if report.refusals else report.horizons:

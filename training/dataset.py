@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from features.snapshot import KEYS, FeatureSpec, Snapshot, build_snapshot
-from features.tables import Tables, days
+from features.tables import DAY_US, Tables, days
 from training.targets import build_targets
 
 
@@ -66,6 +66,20 @@ def outcomes_of(tables: Tables, snapshot: Snapshot, horizon_days: int, as_of: da
     happened = found[["repurchased", "value"]].fillna(0.0).to_numpy(dtype=np.float64)
     happened[~mature.to_numpy()] = np.nan
     return Outcomes(happened[:, 0], happened[:, 1])
+
+
+def known_then(tables: Tables, dataset: Dataset, horizons_days: Collection[int], moment: datetime) -> Dataset:
+    """The same rows with their outcomes as the shop knew them at `moment`: what could be learned from, back then."""
+    return Dataset(dataset.snapshot, {h: outcomes_of(tables, dataset.snapshot, h, moment) for h in horizons_days})
+
+
+def spend_in_last_window(tables: Tables, snapshot: Snapshot, cutoff: datetime, horizon_days: int) -> np.ndarray:
+    """orders -> net spend (currency) in the `horizon_days` before the cutoff, one number per row of the snapshot."""
+    history = tables.before(cutoff)
+    recent = history.orders.filter(history.orders.age_us <= horizon_days * DAY_US)
+    spent = recent.group_by("customer_id").aggregate(spent=history.money(recent.amount.sum())).to_pyarrow().to_pandas()
+    found = snapshot.frame[["customer_id"]].merge(spent, on="customer_id", how="left")
+    return found["spent"].fillna(0.0).to_numpy(dtype=np.float64)
 
 
 def purchase_days(tables: Tables, cutoff: datetime) -> pd.DataFrame:

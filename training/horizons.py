@@ -12,7 +12,7 @@ from features.tables import Tables
 from training.bundle import Outcome
 from training.cutoffs import Split, cutoff_grid, missing_for, require_split, split_by_time
 from training.dataset import Dataset
-from training.models import require_learnable
+from training.models import require_judgeable, require_learnable
 
 Asked = tuple[Outcome, int]
 
@@ -59,6 +59,7 @@ def learnable(horizons: Horizons, dataset: Dataset) -> Horizons:
             if horizon_days == horizons.primary.horizon_days:
                 raise
             missing[outcome, horizon_days] = str(reason)
+    require_judgeable(dataset.at([horizons.primary.evaluation]).outcomes[horizons.primary.horizon_days])
     splits = {asked: split for asked, split in horizons.splits.items() if asked not in missing}
     return Horizons(horizons.primary, splits, missing)
 

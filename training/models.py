@@ -15,6 +15,7 @@ from training.dataset import Dataset, Outcomes
 
 MIN_ROWS = 100
 MIN_BUYERS = 20
+MIN_JUDGED = 10
 VARIANCE_POWER = 1.5  # of the Tweedie distribution: between counts (1) and amounts (2), with a mass at zero
 # Below this, threads wait for each other longer than they work: five times as long on a busy machine.
 ROWS_FOR_THREADS = 50_000
@@ -95,3 +96,14 @@ def _options(outcome: Outcome, parameters: Parameters, rows: int, seed: int) -> 
     options["num_threads"] = 1 if rows < ROWS_FOR_THREADS else 0
     options["min_data_in_leaf"] = min(parameters.min_data_in_leaf, rows // 20)
     return options
+
+
+def require_judgeable(outcomes: Outcomes) -> None:
+    """Raises TooLittleData where hardly anybody, or nearly everybody, bought in the evaluation window."""
+    rows, buyers = len(outcomes.repurchased), int(np.sum(outcomes.repurchased))
+    if min(buyers, rows - buyers) >= MIN_JUDGED:
+        return
+    raise TooLittleData(
+        f"{buyers} of {rows} customers bought again in the window to judge the release by; at least {MIN_JUDGED} who "
+        "do and as many who do not are needed. Where orders end before the data do, say so with --as-of"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from features.errors import BundleError, ReleaseNotFound
-from training.bundle import publish, save_release
+from features.tables import show_local
+from training.bundle import champion_version, publish, save_release
 from training.evaluate import MODEL
 from training.figures import figures
 from training.train import Trained
@@ -55,7 +57,11 @@ def address(workspace: Path) -> str:
 def register(workspace: Path, trained: Trained, parameters: dict[str, str]) -> Registered:
     """One run with parameters, metrics, tables and figures, and one version with the alias `challenger`."""
     workspace.mkdir(parents=True, exist_ok=True)
-    client = _client(workspace)
+    with _alone(workspace):
+        return _register(_client(workspace), workspace, trained, parameters)
+
+
+def _register(client: MlflowClient, workspace: Path, trained: Trained, parameters: dict[str, str]) -> Registered:
     with _finished_run(client, _experiment(client, workspace), trained) as run_id:
         client.set_tag(run_id, "mlflow.note.content", _description(trained))
         _log_numbers(client, run_id, trained, parameters)
@@ -71,7 +77,11 @@ def promote(workspace: Path, name: str, reason: str) -> Registered:
     Raises ReleaseNotFound, or BundleError where the artifacts are not those that were registered; the champion then
     stays.
     """
-    client = _existing_client(workspace)
+    with _alone(workspace):
+        return _promote(_existing_client(workspace), workspace, name, reason)
+
+
+def _promote(client: MlflowClient, workspace: Path, name: str, reason: str) -> Registered:
     found = _find(client, name)
     before = _champions(client)
     if before and before[-1]["version"] == found.version:
@@ -82,13 +92,31 @@ def promote(workspace: Path, name: str, reason: str) -> Registered:
 
 def rollback(workspace: Path) -> Registered:
     """Makes the version that answered before the champion the champion again."""
-    client = _existing_client(workspace)
+    with _alone(workspace):
+        return _rollback(_existing_client(workspace), workspace)
+
+
+def _rollback(client: MlflowClient, workspace: Path) -> Registered:
     champions = _champions(client)
+    if champions and champions[-1]["version"] != champion_version(workspace):
+        # A promotion was cut off after its release answered and before it was written down: it is what is undone.
+        return _enthrone(client, workspace, _find(client, champions[-1]["version"]), champions)
     if not champions:
         raise ReleaseNotFound("nothing has been promoted yet")
     if len(champions) == 1:
         raise ReleaseNotFound(f"there is no earlier champion than release {champions[0]['version']} to go back to")
     return _enthrone(client, workspace, _find(client, champions[-2]["version"]), champions[:-1])
+
+
+@contextmanager
+def _alone(workspace: Path) -> Iterator[None]:
+    """One command at a time writes to a workspace: two would make its database at once, or interleave decisions."""
+    if not workspace.exists():
+        yield
+        return
+    with (workspace / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def start_ui(workspace: Path, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
@@ -182,7 +210,7 @@ def _experiment(client: MlflowClient, workspace: Path) -> str:
 @contextmanager
 def _finished_run(client: MlflowClient, experiment: str, trained: Trained) -> Iterator[str]:
     """A run that ends as FINISHED, or as FAILED when something goes wrong on the way."""
-    name = f"as of {trained.bundle.provenance['as_of'][:10]}"
+    name = f"as of {_as_of(trained)}"
     run_id = str(client.create_run(experiment, run_name=name).info.run_id)
     try:
         yield run_id
@@ -246,10 +274,15 @@ def _description(trained: Trained) -> str:
     evaluation = trained.evaluation
     row = evaluation.comparison.loc[MODEL]
     return (
-        f"As of {trained.bundle.provenance['as_of'][:10]}, judged on {evaluation.customers:,} customers over "
+        f"As of {_as_of(trained)}, judged on {evaluation.customers:,} customers over "
         f"{evaluation.horizon_days} days from {evaluation.cutoff:%Y-%m-%d}: AUC {row['roc_auc']:.3f}, "
         f"normalized Gini {row['normalized_gini']:.3f}, bias {row['bias']:+.0%}."
     )
+
+
+def _as_of(trained: Trained) -> str:
+    provenance = trained.bundle.provenance
+    return show_local(datetime.fromisoformat(provenance["as_of"]), provenance["timezone"])
 
 
 def _now() -> str:

@@ -18,11 +18,11 @@ from features.tables import Tables, show_time
 from segments.scores import ltv_column
 from segments.tiers import TierPolicy, fit_tier_policy
 from training.baselines import Baseline, all_baselines
-from training.bundle import Bundle, Outcome
+from training.bundle import Bundle, Head, Outcome
 from training.cutoffs import Split, cutoff_grid, first_order
-from training.dataset import Dataset, build_dataset, purchase_days
+from training.dataset import Dataset, build_dataset, known_then, purchase_days, spend_in_last_window
 from training.evaluate import Evaluation, evaluate
-from training.horizons import Horizons, horizons_within, learnable
+from training.horizons import Asked, Horizons, horizons_within, learnable
 from training.models import fit_head
 from training.search import Found, search
 
@@ -60,7 +60,15 @@ class Trained:
         missing = [f"no {outcome} at {days} days: {why}" for (outcome, days), why in self.horizons.missing.items()]
         searches = [f"search of {outcome}: {entry.note}" for outcome, entry in self.found.items() if entry.note]
         left_out = [f"baseline {e.name}: {e.left_out}" for e in self.evaluation.predictions.values() if e.left_out]
-        return (*missing, *searches, *left_out)
+        return (*missing, *self._not_judged(), *searches, *left_out)
+
+    def _not_judged(self) -> list[str]:
+        """Horizons whose last window that is over begins before the evaluation's: nothing says how good they are."""
+        later = self.horizons.primary.evaluation
+        splits = self.horizons.splits.items()
+        return [
+            f"{outcome} at {days} days is not judged" for (outcome, days), split in splits if split.evaluation < later
+        ]
 
 
 def steps(request: Request) -> int:
@@ -85,13 +93,15 @@ def train(tables: Tables, settings: Settings, request: Request, step: Step = _si
     spec = learn_spec(tables, horizons.primary.evaluation)
     dataset = build_dataset(tables, cutoff_grid(tables, settings, request.as_of), horizons.days, request.as_of, spec)
     horizons = learnable(horizons, dataset)
-    found = _search(dataset, horizons.primary, request, step)
+    past = _past(tables, dataset, horizons.primary)
+    found = _search(past, horizons.primary, request, step)
     recipe = _Recipe(settings, request, spec, horizons, found)
     step("evaluation")
-    rehearsal = _fit(recipe, dataset, with_evaluation_window=False)
-    evaluation = _evaluate(tables, rehearsal, dataset, horizons.primary, request.seed)
+    rehearsal = _rehearse(recipe, tables, dataset)
+    baselines = _baselines(tables, past, dataset.at([horizons.primary.evaluation]), horizons.primary, request.seed)
+    evaluation = evaluate(rehearsal, dataset.at([horizons.primary.evaluation]), baselines, horizons.primary.evaluation)
     step("models")
-    bundle = replace(_fit(recipe, dataset, with_evaluation_window=True), metrics=evaluation.metrics())
+    bundle = replace(_fit(recipe, dataset), metrics=evaluation.metrics())
     step("tiers")
     tiers = _fit_tiers(bundle, tables, settings, request.as_of)
     return Trained(bundle, tiers, rehearsal, evaluation, found, horizons)
@@ -113,9 +123,13 @@ def _require_seed(seed: int) -> None:
         raise UsageRefused(f"the seed is {seed}; give a whole number from 0 to {SEEDS - 1}")
 
 
-def _search(dataset: Dataset, primary: Split, request: Request, step: Step) -> dict[Outcome, Found]:
+def _past(tables: Tables, dataset: Dataset, split: Split) -> Dataset:
+    """The training windows of a split, their outcomes as they were known at its evaluation cutoff."""
+    return known_then(tables, dataset.at(split.training), [split.horizon_days], split.evaluation)
+
+
+def _search(past: Dataset, primary: Split, request: Request, step: Step) -> dict[Outcome, Found]:
     """Parameters per outcome, found on windows that end before the evaluation window begins."""
-    past = dataset.at(primary.training)
     found: dict[Outcome, Found] = {}
     outcomes: tuple[Outcome, ...] = ("repurchase", "ltv")
     for outcome in outcomes:
@@ -125,12 +139,24 @@ def _search(dataset: Dataset, primary: Split, request: Request, step: Step) -> d
     return found
 
 
-def _fit(recipe: _Recipe, dataset: Dataset, with_evaluation_window: bool) -> Bundle:
-    """One model per outcome and horizon, learned from the training windows or from every mature one."""
-    heads = []
-    for (outcome, horizon_days), split in recipe.horizons.splits.items():
-        rows = dataset.at(split.mature if with_evaluation_window else split.training)
-        heads.append(fit_head(rows, outcome, horizon_days, recipe.found[outcome].parameters, recipe.request.seed))
+def _rehearse(recipe: _Recipe, tables: Tables, dataset: Dataset) -> Bundle:
+    """The recipe as it would have run at the evaluation cutoff, with what was known then."""
+    splits = recipe.horizons.splits.items()
+    return _bundle(recipe, [_head(recipe, asked, _past(tables, dataset, split)) for asked, split in splits])
+
+
+def _fit(recipe: _Recipe, dataset: Dataset) -> Bundle:
+    """One model per outcome and horizon, learned from every mature window."""
+    splits = recipe.horizons.splits.items()
+    return _bundle(recipe, [_head(recipe, asked, dataset.at(split.mature)) for asked, split in splits])
+
+
+def _head(recipe: _Recipe, asked: Asked, rows: Dataset) -> Head:
+    outcome, horizon_days = asked
+    return fit_head(rows, outcome, horizon_days, recipe.found[outcome].parameters, recipe.request.seed)
+
+
+def _bundle(recipe: _Recipe, heads: list[Head]) -> Bundle:
     return Bundle(recipe.spec, recipe.settings.primary_horizon_days, tuple(heads), _provenance(recipe))
 
 
@@ -147,18 +173,13 @@ def _provenance(recipe: _Recipe) -> dict[str, object]:
     }
 
 
-def _evaluate(tables: Tables, rehearsal: Bundle, dataset: Dataset, primary: Split, seed: int) -> Evaluation:
-    judged = dataset.at([primary.evaluation])
-    baselines = _baselines(tables, dataset.at(primary.training), judged, primary, seed)
-    return evaluate(rehearsal, judged, baselines, primary.evaluation)
-
-
 def _baselines(tables: Tables, past: Dataset, judged: Dataset, primary: Split, seed: int) -> list[Baseline]:
     outcomes = past.outcomes[primary.horizon_days]
     targets = pd.DataFrame({"repurchased": outcomes.repurchased, "value": outcomes.value})
     histories = purchase_days(tables, primary.evaluation)
+    spent = spend_in_last_window(tables, judged.snapshot, primary.evaluation, primary.horizon_days)
     return all_baselines(
-        past.snapshot.frame, targets, judged.snapshot.frame, primary.horizon_days, histories, seed=seed
+        past.snapshot.frame, targets, judged.snapshot.frame, primary.horizon_days, histories, spent, seed
     )
 
 

@@ -23,7 +23,6 @@ from features.errors import Refused
 from features.synthetic.rows import SCHEMAS, Scene, tables_of
 from features.synthetic.world import START, Calendar, draw_block, make_calendar
 
-DEFAULT_CUSTOMERS, DEFAULT_MONTHS, DEFAULT_SEED = 20_000, 24, 7
 MONTHS_MAX = 120
 # What the digits of the ids can tell apart.
 CUSTOMERS_MAX = 10_000_000

@@ -61,7 +61,7 @@ CASES: dict[str, tuple[Callable[[Path], None], list[str], int, list[str]]] = {
         1,
         ["CutoffOutsideData", "orders start 2024-01-01"],
     ),
-    "cutoff after the data": (write(orders()), ["--as-of", "2031-01-01"], 1, ["CutoffOutsideData", "the data end"]),
+    "cutoff after the data": (write(orders()), ["--as-of", "2031-01-01"], 1, ["CutoffOutsideData", "outside the data"]),
     "cutoff too early to learn": (
         write(orders()),
         ["--as-of", "2024-03-01"],
@@ -169,3 +169,29 @@ def test_an_empty_workspace_refuses_what_needs_a_release_and_stays_empty(
     assert tiercast.main([*arguments, "--workspace", str(workspace)]) == tiercast.REFUSED
     assert said in capsys.readouterr().err
     assert not workspace.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check", "{shop}", "--as-of", ""], "UsageRefused: --as-of '' is not a date"),
+        (["check", "{shop}", "--workspace", "{file}"], "UsageRefused: the workspace"),
+        (["check", "{shop}", "--workspace", "a%20b"], "UsageRefused: the workspace"),
+        (["score", "{shop}", "--out", "{shop}"], "UsageRefused: scores are written as"),
+        (["score", "{shop}", "--out", "{file}"], "UsageRefused: scores are written as"),
+        (["simulate", "{file}/shop"], "FileExistsError"),
+    ],
+)
+def test_odd_places_are_refused_before_the_work(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "shop", tmp_path / "file.txt"
+    folder.mkdir()
+    write(orders())(folder)
+    file.write_text("here already")
+    places = [text.format(shop=folder, file=file) for text in arguments]
+    code = tiercast.main(places)
+    told = capsys.readouterr()
+    assert code in (tiercast.REFUSED, tiercast.USAGE)
+    assert told.err.startswith(said) and not told.out
+    assert file.read_text() == "here already"

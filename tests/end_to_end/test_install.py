@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ def still_running(workspace: Path) -> list[str]:
 def test_the_search_for_processes_finds_one(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path)]) as process:
         try:
+            deadline = time.monotonic() + 5  # a new process has an empty command line for a moment
+            while not still_running(tmp_path) and time.monotonic() < deadline:
+                time.sleep(0.01)
             assert still_running(tmp_path)
         finally:
             process.terminate()

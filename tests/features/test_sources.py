@@ -141,6 +141,128 @@ def test_a_folder_whose_name_is_a_pattern(tmp_path: Path) -> None:
         assert read(tmp_path / name)[0][1][1] == name[:5]
 
 
+@pytest.mark.parametrize("name", ["orders.csv", "orders.parquet"])
+def test_folders_named_as_patterns_are_read_beside_those_that_they_match(name: str, tmp_path: Path) -> None:
+    pairs = [("s[12]", "s1"), ("q?", "qz"), ("x*", "xy"), ("b]", "b")]
+    for folder in (folder for pair in pairs for folder in pair):
+        shop = tmp_path / folder
+        shop.mkdir()
+        if name == "orders.csv":
+            (shop / name).write_text(ORDERS.replace("c2", folder), encoding="utf-8")
+        else:
+            table = arrow_orders()
+            pq.write_table(table.set_column(1, "customer_id", pa.array(["c1", folder, "c1"])), shop / name)
+    ways = [SourceTable(path=path) for path in (name, "ord*" + Path(name).suffix)]
+    read_rows = 0
+    for folder in (folder for pair in pairs for folder in pair):
+        for way in ways:
+            with open_folder(tmp_path / folder, Settings(sources={"orders": way})) as tables:
+                assert [row[1] for row in orders_of(tables)] == ["c1", folder, "c1"]
+                read_rows += 3
+    print(f"{read_rows} rows of {len(pairs) * 2} folders")
+    pattern = Settings(sources={"orders": SourceTable(path="s[12]/" + name.replace("ord", "[no]rd"))})
+    with open_folder(tmp_path, pattern) as tables:  # in `path` signs are a pattern, where no file has the name itself
+        assert {row[1] for row in orders_of(tables)} == {"c1", "s1"}
+
+
+CELLS = ["c1 anna@example.com", "2024-13-45", "777", "anna", "12"]
+PERSONAL = 'who,when,x,paid,time\nc1 anna@example.com,2024-13-45,777,"12\nanna",2024-01-01\n'
+LEAKS = [
+    "who::INT[]",
+    "json_extract(who, '$.a')",
+    "x::INT::TINYINT",
+    '"when"::TIMESTAMP',
+    "paid::DECIMAL(18, 2)",
+    "who::INT",
+    "strptime(who, '%Y')",
+    "error(who)",
+    "timezone(who, now())",
+    "make_date(x::INT, 99, 1)",
+    "(who::JSON).a",
+    "chr(x::INT * 10000)",
+]
+
+
+def test_no_error_of_the_engine_quotes_a_cell(folder_of: Folder) -> None:
+    folder = folder_of({"a.csv": PERSONAL})
+    with duckdb.connect() as con:
+        con.execute(f"CREATE VIEW cells AS SELECT * FROM read_csv('{folder}/a.csv', all_varchar = true)")
+        raw = [_engine_says(con, expression) for expression in LEAKS]
+    quoting = sum(any(cell in text for cell in CELLS) for text in raw)
+    checked = found = 0
+    for expression in LEAKS:
+        columns = {"customer_id": "who", "time": "time", "amount": expression}
+        for key in ("columns", "filter", "group_by"):
+            message = (
+                refused_mapping(folder, columns, expression, key).replace(expression, "").replace(repr(expression), "")
+            )
+            assert "error" in message, message
+            checked += 1
+            found += any(cell in message for cell in CELLS)
+    print(f"{checked} errors checked, {found} quote a cell; of {len(raw)} of the engine's own {quoting} do")
+    assert (found, checked, quoting) == (0, 3 * len(LEAKS), len(LEAKS))
+
+
+def _engine_says(con: Any, expression: str) -> str:
+    with pytest.raises(duckdb.Error) as caught:
+        con.execute(f"SELECT max(({expression})::VARCHAR) FROM cells").fetchall()
+    return str(caught.value)
+
+
+def refused_mapping(folder: Path, columns: dict[str, str], expression: str, key: str) -> str:
+    fine = columns | {"amount": "1"}
+    mappings = {
+        "columns": SourceTable(path="a.csv", columns=columns),
+        "filter": SourceTable(path="a.csv", columns=fine, filter=f"({expression})::VARCHAR <> ''"),
+        "group_by": SourceTable(path="a.csv", columns=fine, group_by=("who", "time", expression)),
+    }
+    with (
+        pytest.raises(ContractError) as caught,
+        open_folder(folder, Settings(sources={"orders": mappings[key]})),
+    ):
+        pass
+    return str(caught.value)
+
+
+HEADERLESS = {
+    "a row": ("c1 anna@example.com,2024-01-01,777\nc2,2024-01-02,5\n", {}, "of 3 columns"),
+    "equal cells": ("anna,2024-01-01,777,777\nc2,2024-01-02,5,5\n", {}, "4 columns, some of them equal"),
+    "another delimiter": ("anna;777\nb;5\n", {}, "of 1 column,"),
+    "a mapping of others": (
+        "anna,777,NULL,sale,12\nb,5,x,y,5\n",
+        {"time": '"when"', "amount": "12 * nullif(x, 'sale') -- anna"},
+        "of 5 columns",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HEADERLESS)
+def test_a_first_line_that_is_no_header_is_not_shown(case: str, folder_of: Folder) -> None:
+    text, columns, said = HEADERLESS[case]
+    mapping = SourceTable(path="a.csv", columns=columns)
+    with (
+        pytest.raises(ContractError) as caught,
+        open_folder(folder_of({"a.csv": text}), Settings(sources={"orders": mapping})),
+    ):
+        pass
+    message = str(caught.value)
+    assert said in message and "does not look like a header" in message
+    cells = text.splitlines()[0].replace(";", ",").split(",")
+    assert [cell for cell in cells if cell in message] == []
+    print(f"{len(cells)} cells, none shown")
+
+
+def test_a_foreign_header_is_shown_when_one_name_is_known(folder_of: Folder) -> None:
+    folder = folder_of({"orders.csv": "Customer_ID,Total\nc,5\n", "b.csv": "kunde,summe\nc,5\n"})
+    assert "(found: Customer_ID, Total)" in refusal(folder)
+    mapping = SourceTable(path="b.csv", columns={"amount": 'round("Summe"::DOUBLE)'})
+    with pytest.raises(ContractError, match=r"found: kunde, summe\)"):
+        open_folder(folder, Settings(sources={"orders": mapping})).__enter__()
+    pq.write_table(pa.table({"kunde": ["c"]}), folder / "c.parquet")
+    with pytest.raises(ContractError, match=r"found: kunde\)"):
+        open_folder(folder, Settings(sources={"orders": SourceTable(path="c.parquet")})).__enter__()
+
+
 def test_rows_keep_their_numbers_between_lines_that_cannot_be_read(folder_of: Folder) -> None:
     rows = [
         "a,c,2024-01-05,1",
@@ -197,8 +319,11 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         {"orders.csv": HEADER.replace("order_id", "TIME") + "1,2,3,4"},
         "columns named twice: 'TIME', 'time'",
     ),
-    "other columns": ({"orders.csv": "a,b\n1,2\n"}, "column 'customer_id' is missing (found: a, b); map it under "),
-    "another delimiter": ({"orders.csv": ORDERS.replace(",", ";")}, "found: order_id;customer_id;time;amount)"),
+    "other columns": ({"orders.csv": "a,b\n1,2\n"}, "column 'customer_id' is missing (the first line, of 2 columns, "),
+    "another delimiter": (
+        {"orders.csv": ORDERS.replace(",", ";")},
+        "the first line, of 1 column, does not look like a header; check it, and the delimiter",
+    ),
     "random bytes": ({"orders.csv": random.Random(1).randbytes(5000)}, "orders has 1 problem"),
     "random bytes, one line": (
         {"orders.csv": bytes(b or 1 for b in random.Random(2).randbytes(200_000) if b not in b"\r\n")},
@@ -223,7 +348,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         {"orders.csv": LONG + 'x,"c,2024-01-05,1\n' + LONG[len(HEADER) :] + 'x",c,2024-01-05,1\n'},
         "row 20,001 opens a quote",
     ),
-    "parquet of 0 bytes": ({"orders.parquet": b""}, "too small to be a Parquet file"),
+    "parquet of 0 bytes": ({"orders.parquet": b""}, "orders.parquet is not a whole Parquet file"),
     "parquet cut": ({"orders.parquet": PARQUET_BYTES[:-500]}, "orders has 1 problem"),
     "parquet that is not": ({"orders.parquet": ORDERS * 3}, "orders has 1 problem"),
     "parquet with changed data": ({"orders.parquet": flipped(PARQUET_BYTES, 2000, 3000)}, "orders has 1 problem"),
@@ -397,14 +522,14 @@ FAULTS = [
     (
         "amount",
         "customer_id::INTEGER",
-        "amount = 'customer_id::INTEGER' fails: Conversion Error: Could not convert a value to INT32",
+        "amount = 'customer_id::INTEGER' fails: a conversion error",
     ),
     ("amount", "sum(amount::DOUBLE)", "amount = 'sum(amount::DOUBLE)' fails: Binder Error"),
     ("amount", "(amount", "amount = '(amount' fails: Parser Error"),
     (
         "time",
         "strptime(time, '%Y')",
-        "time = \"strptime(time, '%Y')\" fails: Invalid Input Error: Could not parse a value",
+        "time = \"strptime(time, '%Y')\" fails: an invalid input error",
     ),
     (
         "time",
@@ -594,9 +719,13 @@ def test_tables_and_queries_of_postgresql(source: dict[str, str], postgres: str,
 def test_errors_of_postgresql_name_the_table_and_never_the_password(postgres: str, tmp_path: Path) -> None:
     wrong = postgres.replace("p%40ss", "s3%40cret")
     cases = [
-        (postgres, {"table": "nope"}, 'relation "nope" does not exist'),
-        (postgres, {"query": "SELEC 1"}, "syntax error"),
-        (postgres, {"query": "SELECT 1 / (amount * 0) AS amount FROM sales"}, "division by zero"),
+        (postgres, {"table": "nope"}, "table fails: a table or view does not exist (SQLSTATE 42P01)"),
+        (postgres, {"query": "SELEC 1"}, "query fails: syntax error (SQLSTATE 42601)"),
+        (
+            postgres,
+            {"query": "SELECT 1 / (amount * 0) AS amount FROM sales"},
+            "query fails: an error in its rows (a division by zero",
+        ),
         (wrong, {"table": "sales"}, "password authentication failed"),
         (wrong.replace("127.0.0.1", "no.such.host.invalid"), {"table": "sales"}, "no.such.host.invalid"),
         (wrong.replace("/postgres", "/nope?password=s3%40cret2"), {"table": "sales"}, "postgresql://127.0.0.1:"),
@@ -614,6 +743,35 @@ def test_errors_of_postgresql_name_the_table_and_never_the_password(postgres: st
         for part in ("p%40ss", "p@ss", "cret"):
             assert part not in message or "sslmode" in address, message
     print(f"{len(cases)} errors without a password")
+
+
+def test_no_error_of_postgresql_quotes_a_cell(postgres: str, tmp_path: Path) -> None:
+    row = "FROM (VALUES ('c1 anna@example.com', '2024-13-45', '777777')) AS t(who, born, n)"
+    leaks = ["who::int", "born::timestamp", "n::smallint", "who::json", "who::regclass", "('{' || who)::int[]"]
+    leaks += [
+        "CASE WHEN length(who) > 3 THEN who::uuid END",
+        "to_date(who, 'YYYY')",
+        "who::inet",
+        "query_to_xml(who, true, true, '')",
+    ]
+    found = 0
+    for leak in leaks:
+        source = {"query": f"SELECT {leak} AS amount {row}"}
+        with pytest.raises(ContractError) as caught, open_folder(tmp_path, postgres_settings(postgres, **source)):
+            pass
+        message = str(caught.value)
+        assert "query fails: " in message, message
+        found += any(cell in message for cell in ("anna", "2024-13-45", "777777"))
+    print(f"{len(leaks)} errors of PostgreSQL, {found} quote a cell")
+    assert found == 0
+
+
+def test_a_refused_connection_stays_understandable(tmp_path: Path) -> None:
+    pytest.importorskip("adbc_driver_postgresql", reason="the extra 'postgres' is not installed")
+    address = "postgresql://shop:s3cret@127.0.0.1:1/a"
+    with pytest.raises(ContractError, match="Connection refused") as caught:
+        open_folder(tmp_path, postgres_settings(address, table="t")).__enter__()
+    assert "s3cret" not in str(caught.value)
 
 
 def test_postgresql_without_its_driver_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

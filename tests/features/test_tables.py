@@ -461,8 +461,8 @@ def test_a_cutoff_with_a_time_zone_is_refused() -> None:
 
 def test_the_data_start_with_a_paid_order_and_end_at_the_shop_s_midnight() -> None:
     rows = [GOOD | {"time": "2024-01-01", "amount": "-5"}, GOOD | {"time": "2024-01-03 09:00"}]
-    visits = [{"customer_id": "c1", "type": "visit", "time": "2024-10-27 00:30"}]
-    with opened(Settings(timezone="Europe/London"), orders=rows, events=visits) as tables:
+    rows.append(GOOD | {"time": "2024-10-27 00:30"})
+    with opened(Settings(timezone="Europe/London"), orders=rows) as tables:
         assert (tables.start, tables.end) == (datetime(2024, 1, 3, 9), datetime(2024, 10, 28))
         tables.require_inside(datetime(2024, 10, 28))
         for outside in (datetime(2024, 1, 3, 9), datetime(2024, 10, 28, 0, 0, 0, 1)):
@@ -513,3 +513,10 @@ def test_of_two_rows_with_one_id_the_one_known_first_stays_wherever_it_stands() 
         assert tables.intake[0].quarantined == {"duplicate order_id": 2}
         kept = tables.before(datetime(2024, 2, 1)).orders.order_by("order_id").to_pyarrow()["amount"].to_pylist()
     assert kept == [500, 600]
+
+
+def test_the_data_end_with_the_orders_whatever_other_tables_hold() -> None:
+    order = {"customer_id": "c1", "time": "2024-01-31T10:00:00", "amount": "5"}
+    event = {"customer_id": "c1", "time": "2024-04-30", "type": "visit"}
+    with open_rows({"orders": [order], "events": [event]}, Settings()) as tables:
+        assert tables.end == datetime(2024, 2, 1)

@@ -15,6 +15,11 @@ from serving.score_store import ScoresUnusable, read_scores
 from training.bundle import load_champion
 
 
+def published(scores, workspace: Path) -> Path:
+    assert publish_scores(scores, workspace)
+    return workspace / "scores.parquet"
+
+
 @pytest.fixture(scope="module")
 def release(workspace):
     return load_champion(workspace)
@@ -80,7 +85,7 @@ def test_another_ending_is_refused_and_leaves_nothing(scores, tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_old_file(scores, tmp_path, monkeypatch):
-    path = publish_scores(scores, tmp_path)
+    path = published(scores, tmp_path)
     before = path.read_bytes()
 
     def break_off(table: object, where: Path) -> None:
@@ -114,7 +119,17 @@ def test_scores_that_could_mislead_are_not_served(scores, tmp_path, spoil):
 def test_a_broken_or_missing_file_of_scores_says_so(scores, tmp_path):
     with pytest.raises(ScoresUnusable, match=r"no scores\.parquet"):
         read_scores(tmp_path / "scores.parquet")
-    path = publish_scores(scores, tmp_path)
+    path = published(scores, tmp_path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ScoresUnusable, match="not a whole Parquet file"):
         read_scores(path)
+
+
+def test_a_look_back_by_the_same_release_leaves_the_stored_scores(scores, tmp_path):
+    before = published(scores, tmp_path).read_bytes()
+    earlier = scores.assign(cutoff=scores["cutoff"] - pd.Timedelta(days=30))
+    assert not publish_scores(earlier, tmp_path)
+    assert (tmp_path / "scores.parquet").read_bytes() == before
+    assert publish_scores(earlier.assign(model_version="2"), tmp_path)
+    assert publish_scores(earlier.assign(model_version="2"), tmp_path)
+    assert (tmp_path / "scores.parquet").read_bytes() != before

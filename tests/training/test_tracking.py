@@ -162,6 +162,25 @@ def test_two_rollbacks_go_back_twice_and_a_third_is_refused(workspace, trained, 
     assert load_champion(workspace).version == "1"
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_a_promotion_that_was_cut_off_is_what_a_rollback_undoes(workspace, trained, parameters, monkeypatch):
+    for _ in range(2):
+        register(workspace, trained, parameters)
+        promote(workspace, "challenger", "next")
+    register(workspace, trained, parameters)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mlflow.MlflowClient.set_registered_model_alias", killed)
+        promote(workspace, "3", "cut off after the pointer moved")
+    assert load_champion(workspace).version == "3"
+    for before in ("2", "1"):
+        assert rollback(workspace).version == before
+        assert champion_of(workspace) == load_champion(workspace).version == before
+
+
 @pytest.mark.parametrize("name", ["7", "candidate", "²", "", "a/b", "x" * 300])
 def test_an_unknown_release_is_refused_with_those_there_are(registered, name):
     with pytest.raises(ReleaseNotFound, match=f"no release {re.escape(repr(name))}; versions here: 1"):

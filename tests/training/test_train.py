@@ -125,6 +125,46 @@ def test_a_past_after_the_evaluation_cutoff_changes_the_release_and_not_the_rehe
     assert found.evaluation.outcomes.value.sum() > 2 * trained.evaluation.outcomes.value.sum()
 
 
+def test_what_became_known_after_the_evaluation_cutoff_changes_no_rehearsal_and_no_baseline(
+    shop, trained, bytes_of, files_of, tmp_path
+):
+    """Orders of training windows that the shop learned of too late: the release may use them, the judgement may not."""
+    cutoff, added = trained.evaluation.cutoff, []
+
+    def change(table: str, rows: pd.DataFrame) -> pd.DataFrame:
+        if table != "orders":
+            return rows
+        paid = rows[(rows["amount"] > 0) & (rows["time"] < cutoff - timedelta(days=40))]
+        late = paid.sample(400, random_state=5).assign(
+            time=cutoff - timedelta(days=5), known_time=cutoff + timedelta(days=1), amount=500.0
+        )
+        late["order_id"] = [f"late-{number}" for number in range(len(late))]
+        added.append(len(late))
+        return pd.concat([rows, late])
+
+    found = train_folder(shop, changed_shop(shop, tmp_path / "late", change))
+    print(f"{added[0]} late orders added")
+    assert added[0] == 400
+    rehearsed = [(h.column, h.scale, h.booster.model_to_string()) for h in found.rehearsal.heads]
+    assert rehearsed == [(h.column, h.scale, h.booster.model_to_string()) for h in trained.rehearsal.heads]
+    assert found.found == trained.found
+    for name, baseline in trained.evaluation.predictions.items():
+        again = found.evaluation.predictions[name]
+        np.testing.assert_array_equal(again.value, baseline.value)
+        if baseline.p is not None:
+            np.testing.assert_array_equal(again.p, baseline.p)
+    assert files_of(found)["ltv_90d.lightgbm.txt"] != bytes_of["ltv_90d.lightgbm.txt"]  # the control
+
+
+def test_a_stray_order_long_after_the_others_is_no_window_to_judge_by(shop_of):
+    orders = [
+        (f"c{i}", f"2024-{month:02d}-{1 + i % 28:02d}", 5) for i in range(150) for month in range(1, 9, 1 + i % 3)
+    ]
+    stray = ("c1", "2025-06-30", 5)
+    with shop_of([*orders, stray]) as tables, pytest.raises(TooLittleData, match="1 of 150 customers bought again"):
+        train(tables, Settings(), Request(tables.end, trials=0, seed=0))
+
+
 AGAIN = """
 import pickle, sys
 from pathlib import Path
