@@ -467,7 +467,7 @@ def test_the_data_start_with_a_paid_order_and_end_at_the_shop_s_midnight() -> No
         tables.require_inside(datetime(2024, 10, 28))
         for outside in (datetime(2024, 1, 3, 9), datetime(2024, 10, 28, 0, 0, 0, 1)):
             with pytest.raises(
-                CutoffOutsideData, match="outside the data: orders start 2024-01-03 09:00:00, the data end 2024-10-28"
+                CutoffOutsideData, match="outside the data: orders start 2024-01-03 09:00:00 and end 2024-10-28"
             ):
                 tables.require_inside(outside)
 
