@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tiercast", description="From a shop's raw tables to calibrated scores, served as tiers."
+        prog="tiercast", description="From a shop's raw tables to scores, served as tiers."
     )
     parser.add_argument("--version", action="version", version=f"tiercast {importlib.metadata.version('tiercast')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

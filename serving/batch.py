@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -69,7 +70,8 @@ def _is_look_back(scores: pd.DataFrame, path: Path) -> bool:
     if scores.empty or not path.exists():
         return False
     try:
-        stored = pq.read_table(path, columns=["cutoff", "model_version"]).slice(0, 1).to_pylist()
+        batches = pq.ParquetFile(path).iter_batches(1, columns=["cutoff", "model_version"])
+        stored = [row for batch in itertools.islice(batches, 1) for row in batch.to_pylist()]
     except (pa.ArrowException, OSError):
         return False
     first = scores.iloc[0]
@@ -81,7 +83,7 @@ def _is_look_back(scores: pd.DataFrame, path: Path) -> bool:
 
 
 def require_writable(out: Path) -> None:
-    """Raises UsageRefused where scores could not be written to `out`: another ending, a folder, a folder in a file."""
+    """Raises UsageRefused where scores could not be written to `out`: another ending, or a folder."""
     if out.suffix not in FILE_ENDINGS:
         raise UsageRefused(f"scores are written as {' or '.join(FILE_ENDINGS)}, not as {out.name!r}")
     if out.is_dir():
